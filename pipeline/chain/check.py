@@ -1,0 +1,100 @@
+"""`gfs check`: everything that can be wrong with a run, found before the run."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.chain.context import Context, device_of
+from pipeline.chain.run import refuse_below_gate
+from pipeline.chain.selection import find_target, without_large
+from pipeline.chain.sources import Dense, dense_stage, open_dense, plan_of, untrained
+from pipeline.chain.summary import budget_table
+from pipeline.config.errors import BadInput
+from pipeline.config.settings import Config
+from pipeline.data.images import normalise
+from pipeline.data.prepare import find_origin
+from pipeline.data.preview import preview
+from pipeline.data.streams import Batch
+from pipeline.evaluation.accuracy import top_correct
+from pipeline.networks.saved import example_images
+from pipeline.networks.zoo import load_weights, preprocess_of, read_weights, weights_file
+from pipeline.selection.budgets import min_max_table
+from pipeline.stages.store import Store, free_gib
+
+MOST_TEST_IMAGES = 10_000
+GIB = 2**30
+
+
+def check_run(config: Config, say) -> None:
+    """Config, data, network, dense gate, budgets, and an estimate of time, memory and disk. Raises BadInput."""
+    context = Context(config, Store(Path(config.runs_dir), device_of(config)), lambda event: None)
+    plan, origin = plan_of(context), find_origin(config.data, config.network.num_classes)
+    if origin.classes != config.network.num_classes:
+        raise BadInput(f"network.num_classes: is {config.network.num_classes}, the data has {origin.classes} classes; make them equal")
+    samples = preview(config.data, origin)
+    say(f"data: {samples['train'].total} training and {samples['test'].total} test images, {origin.classes} classes")
+    lacking = samples["train"].classes_without_samples()
+    if lacking:
+        say(f"warning: no training sample of class {', '.join(map(str, lacking[:5]))}")
+    dense, source = _dense(context, plan)
+    say(f"network: {plan.model}, weights {source}")
+    target = find_target(context, dense)
+    say(budget_table(min_max_table(target.table, target.dense_widths)))
+    reached = target.table.cost(target.allocation.widths)
+    say(f"this budget: {reached.macs:,} of {target.table.cost({}).macs:,} MACs" + (f"; {target.allocation.note}" if target.allocation.note else ""))
+    for name, reason in target.units.left.items():
+        say(f"left whole: {name}: {reason}")
+    _gate(context, dense, samples["test"], source, say)
+    _estimate(context, dense, target, samples, say)
+
+
+def _dense(context: Context, plan) -> tuple[Dense, str]:
+    """The dense network without running its stage: finished, from its file, or untrained."""
+    settings = context.config.network
+    if settings.weights is not None and settings.weights != "timm":
+        path = weights_file(settings.weights)
+        network = untrained(plan, 0)
+        load_weights(network, read_weights(path), path)
+        return Dense(network.eval(), plan, preprocess_of(network, settings), "", None), str(path)
+    if settings.weights == "timm" and (done := context.store.find(dense_stage(context, None))):
+        return open_dense(done), "timm"
+    network = untrained(plan, context.config.dense.seed, pretrained=settings.weights == "timm")
+    return Dense(network.eval(), plan, preprocess_of(network, settings), "", None), settings.weights or "to be trained by stage dense"
+
+
+def _gate(context, dense, test, source, say) -> None:
+    """The dense accuracy gate, on test images."""
+    if context.config.network.weights is None:
+        return say("dense gate: not run, the network is still to be trained")
+    picks = np.linspace(0, test.total - 1, min(test.total, MOST_TEST_IMAGES)).astype(int)
+    torch.set_num_threads(context.config.scoring.threads)
+    batches = (Batch(normalise(images, dense.preprocess), labels) for images, labels in test.batches(picks, dense.preprocess, 250))
+    correct = top_correct(dense.network, batches, torch.device("cpu"))
+    top1 = 100 * correct.top1 / correct.samples
+    say(f"dense gate: top-1 {top1:.2f} % on {correct.samples} test images")
+    refuse_below_gate(context.config.network, top1, "test")
+
+
+def _estimate(context, dense, target, samples, say) -> None:
+    """Time from one timed forward pass, memory of the walk, disk of the shards; all of them estimates."""
+    config, prune = context.config, context.config.prune
+    images = example_images(dense.preprocess.in_chans, dense.preprocess.img_size, 16)
+    with torch.inference_mode():
+        dense.network(images)
+        began = time.perf_counter()
+        dense.network(images)
+    forward = (time.perf_counter() - began) / len(images)
+    share = target.table.cost(target.allocation.widths).macs / target.table.cost({}).macs
+    train = min(config.train.samples or samples["train"].total, samples["train"].total) * config.train.epochs if config.arm != "none" else 0
+    calibration = (prune.calibration_samples or 0) * (2 if prune.mode == "sequential" else 1)
+    steps = sum(min(prune.max_picks or 4 * w, 4 * w) for w in target.allocation.widths.values()) if prune.selector == "loss" else 0
+    scored = steps * config.scoring.batch * (min(prune.candidates or 10**9, max(target.dense_widths.values())) + 1)
+    seconds = forward * (calibration + scored + train * (3 * share + config.train.distill) + samples["test"].total * (3 + 2 * (train > 0)))
+    if config.network.weights is None:
+        seconds += forward * 3 * config.dense.epochs * samples["train"].total
+    widest = max(unit.width * unit.columns for unit in without_large(target.units, 10**9).units.values())
+    memory = min(config.scoring.memory_limit, (prune.calibration_samples or 0) * widest * 4 * 50 / GIB) + 3 * widest**2 * 8 / GIB + 1.0
+    disk = samples["train"].bytes_to_write + samples["test"].bytes_to_write + 10 * sum(p.numel() * 4 for p in dense.network.parameters())
+    say(f"estimate: about {seconds / 60:.1f} minutes, {memory:.1f} GiB of memory, {disk / GIB:.2f} GiB of disk ({free_gib(Path(config.runs_dir)):.0f} free)")

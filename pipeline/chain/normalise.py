@@ -1,0 +1,103 @@
+"""What each stage reads of a config: what this pruner does not use becomes null, so that equal work has equal keys."""
+
+from pipeline.config.recipe import Recipe
+from pipeline.config.settings import Config, budget_target
+
+UNHASHED_RECIPE = {"checkpoint_seconds", "loaders"}
+
+
+def data_settings(config: Config) -> dict:
+    """Never a path or url: those enter as the digest of what they hold."""
+    source = config.data.source
+    return {
+        "source": source if source == "fashion-mnist" else None,
+        "train_samples": config.data.train_samples,
+        "test_samples": config.data.test_samples,
+    }
+
+
+def dense_settings(config: Config) -> dict:
+    network = config.network
+    trained = network.weights is None
+    return {
+        "model": network.model,
+        "arguments": network.arguments,
+        "num_classes": network.num_classes,
+        "in_chans": network.in_chans,
+        "img_size": network.img_size,
+        "mean": network.mean,
+        "std": network.std,
+        "crop_pct": network.crop_pct,
+        "interpolation": network.interpolation,
+        "weights": "timm" if network.weights == "timm" else None,
+        "dense": recipe_settings(config.dense) if trained else None,
+    }
+
+
+def recipe_settings(recipe: Recipe) -> dict:
+    return recipe.model_dump(exclude=UNHASHED_RECIPE)
+
+
+def _scoring(config: Config) -> dict:
+    return {name: getattr(config.scoring, name) for name in ("batch", "block_samples", "threads", "positions", "gram_limit")}
+
+
+def statistics_settings(config: Config) -> dict | None:
+    """Null where nothing is measured in the dense network."""
+    prune = config.prune
+    if prune.mode != "independent":
+        return None
+    search = prune.selector == "reconstruction"
+    return {
+        "prune": {
+            "calibration_samples": prune.calibration_samples,
+            "units": prune.units,
+            "engine": prune.engine if search else None,
+            "ridge": prune.ridge if search else None,
+        },
+        "scoring": _scoring(config),
+        "seed": config.seed,
+    }
+
+
+def search_settings(config: Config) -> dict:
+    prune, measures = config.prune, config.prune.mode is not None
+    scoring = _scoring(config) if measures else dict.fromkeys(_scoring(config))
+    searches_loss = prune.selector == "loss"
+    if not (measures and prune.refit != "none" or prune.selector == "reconstruction"):
+        scoring |= {"block_samples": None, "positions": None, "gram_limit": None}
+    ((kind, target),) = config.budget.items()
+    return {
+        "prune": prune.model_dump(),
+        "budget": {"kind": kind, "target": budget_target(kind, target)},
+        "scoring": scoring | {"block_candidates": config.scoring.block_candidates if searches_loss else None},
+        "seed": config.seed if measures or prune.selector == "random" else None,
+    }
+
+
+def train_settings(config: Config) -> dict | None:
+    """Null for arm none."""
+    if config.arm == "none":
+        return None
+    return {"arm": config.arm, "train": recipe_settings(config.train), "seed": config.seed}
+
+
+def evaluate_settings(config: Config) -> dict:
+    return {
+        "evaluate": config.evaluate.model_dump(),
+        "scoring": {"batch": config.scoring.batch, "threads": config.scoring.threads},
+        "seed": config.seed,  # of the images batch norms are re-estimated on
+    }
+
+
+def run_settings(config: Config) -> dict:
+    """Every hashed setting of a run, with `name`."""
+    return {
+        "name": config.name,
+        "data": data_settings(config),
+        "dense": dense_settings(config),
+        "statistics": statistics_settings(config),
+        "search": search_settings(config),
+        "train": train_settings(config),
+        "evaluate": evaluate_settings(config),
+    }

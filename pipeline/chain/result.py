@@ -1,0 +1,90 @@
+"""The result row of a run, put together from its finished stages."""
+
+from pipeline.chain.context import Context
+from pipeline.chain.ending import open_shrunk, train_macs
+from pipeline.chain.sources import Dense
+from pipeline.config.files import read_json
+from pipeline.config.settings import budget_target
+from pipeline.data.prepare import open_splits
+from pipeline.networks.saved import ARCH
+from pipeline.networks.saved import WEIGHTS as MODEL
+from pipeline.stages.recorder import utc
+from pipeline.stages.runs import device_name, git_commit, versions
+from pipeline.stages.store import Done
+
+SCHEMA = "goodsubnets/result/1"
+
+
+def result_row(context: Context, identity: dict, done: dict[str, Done], dense: Dense) -> dict:
+    """result.json. `identity`: run, run_hash; `done`: the finished stages by name."""
+    config, prune = context.config, context.config.prune
+    evaluate, shrink, search, arm = done["evaluate"].facts, done["shrink"], done["search"].facts, done.get("train")
+    final = evaluate["last" if arm else "selected"]
+    ((kind, target),) = config.budget.items()
+    splits = open_splits(done["data"].folder)
+    arch = read_json(shrink.folder / ARCH)
+    widths = arch["units"].values()
+    cost, cost_dense = shrink.facts["cost"]["pruned"], shrink.facts["cost"]["dense"]
+    params = _params(open_shrunk(dense, shrink.folder, shrink.folder / MODEL))
+    best = max(arm.facts["history"], key=lambda record: (record["val_top1"], -record["epoch"])) if arm else None
+    row = {
+        "schema": SCHEMA,
+        "model": config.network.model,
+        "img_size": config.network.img_size,
+        **{f"top{k}": round(final[f"top{k}"], 4) for k in (1, 5)},
+        **{f"top{k}_err": round(100 - final[f"top{k}"], 4) for k in (1, 5)},
+        "param_count": round(params / 1e6, 3),
+        **identity,
+        "group": None,
+        "seed": config.seed,
+        "stages": {name: stage.stage.key for name, stage in done.items()},
+        "dataset": splits.train.manifest.name,
+        "data_digest": splits.train.manifest.digest,
+        "test_digest": splits.test.manifest.digest,
+        "num_classes": config.network.num_classes,
+        "test_samples": splits.test.manifest.samples,
+        "weights_sha256": dense.weights_sha256,
+        **{name: getattr(prune, name) for name in ("selector", "refit", "allocation", "engine", "reference", "mode")},
+        "budget_kind": kind,
+        "budget_target": budget_target(kind, target),
+        "note": search["note"],
+        **cost,
+        **{f"{name}_dense": value for name, value in cost_dense.items()},
+        "params": params,
+        "params_dense": _params(dense.network),
+        "width_kept": sum(len(unit["kept"]) for unit in widths) / sum(unit["width"] for unit in widths),
+        "arm": config.arm,
+        "epochs": config.train.epochs if arm else 0,
+        "train_images": arm.facts["images"] if arm else 0,
+        "train_macs": train_macs(context, arm, cost["macs"], cost_dense["macs"]) if arm else 0,
+        "select_images": search["images"],
+        "select_macs": search["macs"],
+        "top1_dense": round(evaluate["dense"]["top1"], 4),
+        "top1_selected": round(evaluate["selected"]["top1"], 4),
+        "top1_recalibrated": round(evaluate["recalibrated"]["top1"], 4) if "recalibrated" in evaluate else None,
+        "top1_best_val": round(evaluate["best"]["top1"], 4) if arm else None,
+        "epoch_best_val": best["epoch"] if arm else None,
+        "latency": evaluate["latency"],
+        "select_seconds": search["seconds"] + (done["statistics"].facts["seconds"] if "statistics" in done else 0.0),
+        "train_seconds": arm.facts["seconds"] if arm else 0.0,
+        "device": device_name(context.device),
+        "versions": versions(),
+        "git": git_commit(),
+        "finished_utc": utc(),
+        "not_run": _not_run(context, evaluate, arm),
+    }
+    return row
+
+
+def _not_run(context, evaluate, arm) -> dict:
+    """The reason of every null among what is measured."""
+    reasons = {} if "recalibrated" in evaluate else {"top1_recalibrated": "the network has no batch norm"}
+    if evaluate["latency"] is None:
+        reasons["latency"] = "evaluate.latency is false"
+    if arm is None:
+        reasons |= dict.fromkeys(("top1_best_val", "epoch_best_val"), "arm none trains nothing")
+    return reasons
+
+
+def _params(network) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,61 @@
+"""The readable end of a run, and the min-max table of budgets."""
+
+from pathlib import Path
+
+from pipeline.config.files import read_json
+
+
+def summarise(folder: Path, row: dict) -> str:
+    """Accuracies, cost, the table of units, what was left whole and why, and where everything lies."""
+    stages = folder.parent / "stages"
+    search = read_json(stages / f"search-{row['stages']['search']}" / "done.json")["facts"]
+    units = read_json(folder / "arch.json")["units"]
+    pruner = ", ".join(str(row[name]) for name in ("selector", "engine", "mode", "refit", "allocation") if row[name])
+    lines = [
+        f"{row['model']} on {row['dataset']}, pruned by {pruner}",
+        f"budget {row['budget_kind']} {row['budget_target']:g}" + (f" (note: {row['note']})" if row["note"] else ""),
+        "",
+        *_accuracies(row),
+        "",
+        f"{'':<22}{'dense':>14}{'pruned':>14}{'share':>9}",
+        *(_cost(label, row[f"{key}_dense"], row[key]) for label, key in (("MACs", "macs"), ("MACs with BN", "macs_bn"), ("parameters", "params"))),
+        *(_latency(entry) for entry in row["latency"] or []),
+        "",
+        f"{'unit':<26}{'neurons':>9}{'kept':>7}{'share':>8}{'f(S)/f(all)':>13}",
+        *(_unit(name, unit, search["explained_share"].get(name)) for name, unit in units.items()),
+    ]
+    if any(share is not None for share in search["explained_share"].values()):
+        lines += ["guarantee: no set of that size explains more than 1 / (f(S)/f(all)) times what this one does (of the re-fit's quadratic)"]
+    lines += ["", "left whole:", *(f"  {name}: {reason}" for name, reason in search["left"].items())]
+    lines += ["", f"selection {row['select_seconds']:.1f} s on {row['select_images']} images; training {row['train_seconds']:.1f} s"]
+    places = {"network": "model.safetensors, arch.json", "result": "result.json", "log": "log.txt, metrics.jsonl"}
+    lines += [f"{label:<9}{folder}/{{{names}}}" for label, names in places.items()]
+    lines += [f"{'journal':<9}{stages}/search-{row['stages']['search']}/journal.jsonl"]
+    return "\n".join(lines)
+
+
+def _accuracies(row) -> list[str]:
+    rows = [("dense", row["top1_dense"]), ("selected, untrained", row["top1_selected"]), ("  with BN re-estimated", row["top1_recalibrated"])]
+    if row["arm"] != "none":
+        rows.append((f"{row['arm']}, {row['epochs']} epoch(s)", row["top1"]))
+    return [f"{'test top-1 (%)':<28}", *(f"  {label:<26}{'not run' if value is None else f'{value:6.2f}'}" for label, value in rows)]
+
+
+def _cost(label, dense, pruned) -> str:
+    return f"{label:<22}{dense:>14,}{pruned:>14,}{pruned / dense:>9.1%}"
+
+
+def _latency(entry) -> str:
+    label = f"ms, batch {entry['batch']}, {entry['threads']} thread"
+    return f"{label:<22}{entry['ms_dense']:>14.3f}{entry['ms']:>14.3f}{entry['ms'] / entry['ms_dense']:>9.1%}"
+
+
+def _unit(name, unit, share) -> str:
+    kept, width = len(unit["kept"]), unit["width"]
+    return f"{name:<26}{width:>9}{kept:>7}{kept / width:>8.1%}{'' if share is None else f'{share:.4f}':>13}"
+
+
+def budget_table(rows) -> str:
+    """The min-max table of budgets."""
+    head = f"{'budget':<16}{'smallest':>14}{'largest':>14}{'smallest share':>16}"
+    return "\n".join([head, *(f"{kind:<16}{low:>14,}{high:>14,}{share:>16.2%}" for kind, low, high, share in rows)])

@@ -1,0 +1,142 @@
+"""The console command: verbs to functions, exceptions to exit codes; no logic of its own."""
+
+import argparse
+import os
+import signal
+import sys
+
+from pipeline.config.errors import BadInput, Failed, Stopped
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; 0 done, 1 failed, 2 bad input, 75 stopped but resumable."""
+    for name in SIGNALS:
+        signal.signal(getattr(signal, name), _stop)
+    options = _parser().parse_args(arguments)
+    try:
+        options.verb(options)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (BadInput, Failed, Stopped) as error:
+        return _report(options, error, error.exit_code)
+    except OSError as error:
+        if error.errno in _disk_full():
+            return _report(options, Stopped(f"{error.filename or 'a file'}: {error.strerror}; make room and run the same command"), 75)
+        return _report(options, error, 1)
+    except Exception as error:
+        return _report(options, error, 1)
+
+
+def _report(options, error, code: int) -> int:
+    if options.debug:
+        raise error
+    known = isinstance(error, (BadInput, Failed, Stopped, OSError))
+    text = str(error) if known else f"{type(error).__name__}: {error} (this is a fault of the program; --debug shows where)"
+    print(f"gfs: error: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+def _stop(number, frame):
+    raise Stopped(f"stopped by {signal.Signals(number).name}; run the same command to go on")
+
+
+def _disk_full() -> tuple:
+    import errno
+
+    return errno.ENOSPC, errno.EDQUOT
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        print(f"gfs: error: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="gfs", description="Structured pruning by greedy selection.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+
+    def verb(name, function, description, parent=verbs):
+        added = parent.add_parser(name, help=description, description=description)
+        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        added.set_defaults(verb=function)
+        return added
+
+    run = _with_config(verb("run", _run, "one run: every stage of the config, resuming what exists"))
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage and print its directory")
+    _with_config(verb("check", _check, "dry run: config, data, network, dense accuracy, budgets, estimates"))
+    status = verb("status", _status, "state of a run")
+    status.add_argument("path")
+    status.add_argument("--json", action="store_true")
+    shards = verbs.add_parser("shards", help="make or verify WebDataset shards").add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+    make = verb("make", _make_shards, "shards and manifests from fashion-mnist or an image folder", shards)
+    make.add_argument("source")
+    make.add_argument("destination")
+    verify = verb("verify", _verify_shards, "check counts, sizes, sha256 and labels of a manifest or a folder of them", shards)
+    verify.add_argument("path")
+    return parser
+
+
+def _with_config(parser):
+    parser.add_argument("-c", "--config", required=True, metavar="FILE")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace those of the file")
+    return parser
+
+
+def _run(options) -> None:
+    from pipeline.chain.run import run_chain
+    from pipeline.chain.summary import summarise
+    from pipeline.config.load import load_config
+
+    finished = run_chain(load_config(options.config, options.overrides), options.until)
+    if finished.result:
+        print(summarise(finished.folder, finished.result))
+        print()
+    print(finished.folder)
+
+
+def _check(options) -> None:
+    from pipeline.chain.check import check_run
+    from pipeline.config.load import load_config
+
+    check_run(load_config(options.config, options.overrides), print)
+    print("ok")
+
+
+def _status(options) -> None:
+    import json
+
+    from pipeline.stages.status import describe, read_status
+
+    status = read_status(options.path)
+    print(json.dumps(status) if options.json else describe(status))
+
+
+def _make_shards(options) -> None:
+    from pipeline.data.shards import make_shards
+    from pipeline.stages.recorder import Recorder
+
+    for split, manifest in make_shards(options.source, options.destination, Recorder(None)).items():
+        print(f"{split}: {manifest.samples} images in {len(manifest.shards)} shards")
+    print(options.destination)
+
+
+def _verify_shards(options) -> None:
+    from pipeline.data.manifest import load_manifest
+    from pipeline.data.shards import find_manifests, verify_manifest
+    from pipeline.stages.recorder import Recorder
+
+    for path in find_manifests(options.path):
+        manifest = load_manifest(path)
+        verify_manifest(manifest, Recorder(None))
+        print(f"{path}: {manifest.samples} images in {len(manifest.shards)} shards, {len(manifest.classes)} classes")
+    print("ok")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

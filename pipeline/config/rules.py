@@ -1,0 +1,85 @@
+"""What goes together: defaults that depend on the pruner, senseless combinations, and parts that are not built yet."""
+
+from pipeline.config.errors import BadInput
+from pipeline.config.settings import Config, Prune
+
+SELECTORS = {"reconstruction": ("forward",), "loss": ("stochastic", "exhaustive"), "l1": (), "random": ()}
+LATER_SELECTORS = ("bn", "l2")
+LATER_ENGINES = {"backward": "reconstruction", "swap": "reconstruction"}
+LATER_ENGINES |= dict.fromkeys(("lazy", "racing", "greedi", "learned"), "loss")
+REFERENCES, LATER_REFERENCES = ("paper",), ("official", "official-fixed")
+BUDGETS = ("macs", "prunable_macs", "width")
+
+
+def resolve(config: Config, place: str) -> Config:
+    """The config with the pruner's defaults filled in. Raises BadInput naming the setting, or the two that do not fit."""
+    refuse_unbuilt(config, place)
+    return config.model_copy(update={"prune": resolve_prune(config.prune, place, next(iter(config.budget))) })
+
+
+def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
+    """The prune section with nulls replaced by the selector's defaults and unused settings by null."""
+
+    def refuse(what):
+        raise BadInput(f"{place}: {what}")
+
+    def later(key, value):
+        refuse(f"prune.{key}: {value!r} is not built yet")
+
+    selector = prune.selector
+    if selector in LATER_SELECTORS or selector.startswith("tp."):
+        later("selector", selector)
+    if selector not in SELECTORS:
+        refuse(f"prune.selector: {selector!r} is unknown; give one of {', '.join(SELECTORS)}")
+    engines = SELECTORS[selector]
+    if prune.engine is not None and prune.engine not in engines:
+        owner = LATER_ENGINES.get(prune.engine) or next((s for s, names in SELECTORS.items() if prune.engine in names), None)
+        if owner is None:
+            refuse(f"prune.engine: {prune.engine!r} is unknown; give one of {', '.join(engines) or 'null'}")
+        if owner != selector:
+            refuse(f"prune.engine: {prune.engine!r} belongs to prune.selector {owner!r}, not to {selector!r}; set one of the two")
+        later("engine", prune.engine)
+    if prune.reference is not None and selector != "loss":
+        refuse(f"prune.reference: {prune.reference!r} belongs to prune.selector 'loss', not to {selector!r}; set one of the two")
+    if prune.reference in LATER_REFERENCES:
+        later("reference", prune.reference)
+    if prune.reference not in (None, *REFERENCES):
+        refuse(f"prune.reference: {prune.reference!r} is unknown; give one of {', '.join(REFERENCES)}")
+    for key, value, built in (("refit", prune.refit, ("none", "lsq")), ("allocation", prune.allocation, ("uniform",))):
+        if value not in built:
+            later(key, value)
+    if prune.units != ["hidden"]:
+        later("units", prune.units)
+    if budget_kind not in BUDGETS:
+        refuse(f"budget.{budget_kind}: is not built yet; give one of {', '.join(BUDGETS)}")
+    if selector == "loss" and prune.mode == "independent":
+        refuse("prune.mode: 'independent' does not go with prune.selector 'loss', which walks from input to output; set one of the two")
+    measures = selector == "reconstruction" or prune.refit == "lsq"
+    return prune.model_copy(
+        update={
+            "mode": (prune.mode or "sequential") if measures or selector == "loss" else None,
+            "engine": prune.engine or (engines[0] if engines else None),
+            "reference": (prune.reference or "paper") if selector == "loss" else None,
+            "calibration_samples": (prune.calibration_samples or 2000) if measures else None,
+            "ridge": (1e-2 if prune.ridge is None else prune.ridge) if measures else None,
+            "candidates": prune.candidates or 50 if selector == "loss" and (prune.engine or engines[0]) == "stochastic" else None,
+            "max_picks": prune.max_picks if selector == "loss" else None,
+        }
+    )
+
+
+def refuse_unbuilt(config: Config, place: str) -> None:
+    """Refuse what later parts bring."""
+    if config.cluster.workers or config.cluster.address:
+        raise BadInput(f"{place}: cluster.workers: the Ray executor is not built yet; set cluster.workers to 0 and cluster.address to null")
+    if config.tracking.mode != "off":
+        raise BadInput(f"{place}: tracking.mode: {config.tracking.mode!r}: Weights & Biases is not built yet; set tracking.mode to off")
+    if config.arm == "reinit-compute":
+        raise BadInput(f"{place}: arm: 'reinit-compute' is not built yet; give none, finetune or reinit-epochs")
+
+
+def warnings_of(prune: Prune) -> list[str]:
+    """Combinations that are allowed and rarely wanted."""
+    if prune.selector == "reconstruction" and prune.refit == "none":
+        return ["prune.refit none with prune.selector reconstruction: the set is chosen to be re-fitted; without it l1 does better"]
+    return []

@@ -1,0 +1,95 @@
+"""Encoded bytes to pixels: decoding, the evaluation transform, and training augmentation drawn per sample."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode, functional
+
+from pipeline.config.digests import draw
+from pipeline.config.errors import BadInput
+from pipeline.data.index import Split
+
+SMALL_IMAGE = 64  # below this side images are shifted by at most SHIFT pixels, not cropped to a random area
+SHIFT = 2
+CROP_AREA, CROP_RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What the network's weights expect of an image: channels, side (pixels), normalisation, resize."""
+
+    in_chans: int
+    img_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float = 1.0
+    interpolation: str = "bicubic"
+
+
+def decode(split: Split, i: int, in_chans: int) -> Image.Image:
+    """Sample i as a PIL image of 1 or 3 channels. Raises BadInput naming shard and sample."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(split.image_bytes(i))
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadInput(f"{split.place(i)}: image cannot be decoded ({error}); replace or remove it and make the shards again") from error
+    if image.mode.startswith("I"):  # 16 bit: PIL's own conversion would clip, not scale
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    return image.convert("L" if in_chans == 1 else "RGB")
+
+
+def evaluation_image(split: Split, i: int, preprocess: Preprocess) -> torch.Tensor:
+    """Sample i, resized and centre-cropped: uint8 (in_chans, img_size, img_size)."""
+    image, side = decode(split, i, preprocess.in_chans), preprocess.img_size
+    if image.size != (side, side):
+        image = functional.resize(image, round(side / preprocess.crop_pct), InterpolationMode(preprocess.interpolation))
+        image = functional.center_crop(image, [side, side])
+    return torch.from_numpy(_channels_first(image))
+
+
+def training_image(split: Split, i: int, preprocess: Preprocess, seed: int, epoch: int, augment: str) -> torch.Tensor:
+    """Sample i, augmented by randomness that comes from (seed, epoch, shard, key): uint8 (in_chans, img_size, img_size)."""
+    if augment == "none":
+        return evaluation_image(split, i, preprocess)
+    shard = split.manifest.shards[split.shard_of[i]].sha256
+    random, side = draw("augmentation", seed, epoch, shard, split.key(i)), preprocess.img_size
+    if side < SMALL_IMAGE:
+        padded = np.zeros((preprocess.in_chans, side + 2 * SHIFT, side + 2 * SHIFT), np.uint8)
+        padded[:, SHIFT : SHIFT + side, SHIFT : SHIFT + side] = evaluation_image(split, i, preprocess).numpy()
+        top, left = random.integers(0, 2 * SHIFT + 1, size=2)
+        image = padded[:, top : top + side, left : left + side]
+    else:
+        picture = decode(split, i, preprocess.in_chans)
+        box = _random_box(random, *picture.size)
+        image = _channels_first(functional.resized_crop(picture, *box, [side, side], InterpolationMode(preprocess.interpolation)))
+    if "flip" in augment and random.random() < 0.5:
+        image = image[:, :, ::-1]
+    return torch.from_numpy(np.ascontiguousarray(image))
+
+
+def _channels_first(image: Image.Image) -> np.ndarray:
+    pixels = np.array(image)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _random_box(random, width, height):
+    """(top, left, height, width) of a crop of random area and shape; the whole image if ten tries do not fit."""
+    for _ in range(10):
+        area = width * height * random.uniform(*CROP_AREA)
+        ratio = np.exp(random.uniform(*np.log(CROP_RATIO)))
+        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            return int(random.integers(0, height - h + 1)), int(random.integers(0, width - w + 1)), h, w
+    return 0, 0, height, width
+
+
+def normalise(images: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """uint8 (B, C, S, S) to float32 with the network's mean and deviation, channels last (1.6 times faster here)."""
+    mean = torch.tensor(preprocess.mean, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(preprocess.std, device=images.device).view(1, -1, 1, 1)
+    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)

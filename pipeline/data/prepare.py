@@ -1,0 +1,111 @@
+"""From the `data:` section to verified, indexed splits in one folder."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from webdataset.shardlists import expand_urls
+
+from pipeline.config.digests import digest, sha256_of
+from pipeline.config.errors import BadInput
+from pipeline.config.settings import Data
+from pipeline.data.index import Split, save_index
+from pipeline.data.manifest import Manifest, Shard, load_manifest, local_path, save_manifest
+from pipeline.data.shards import SPLITS, make_shards, verify_manifest
+from pipeline.data.sources import FASHION_CLASSES, folder_split, source_fingerprint
+from pipeline.data.tar import read_shard
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the data comes from: a raw source to shard, or {split: manifest file or brace url}; what identifies it."""
+
+    raw: str | None
+    manifests: dict[str, str]
+    classes: int
+    inputs: dict[str, str]
+
+
+def find_origin(data: Data, num_classes: int) -> Origin:
+    """Look at the `data:` section without reading images. Raises BadInput naming the key."""
+    if data.train:
+        given = {"train": data.train, "test": data.test}
+    elif (Path(data.source) / "train/manifest.json").exists() or (Path(data.source) / "manifest.json").exists():
+        given = {split: str(Path(data.source) / split / "manifest.json") for split in SPLITS}
+    elif data.source == "fashion-mnist":
+        return Origin(data.source, {}, len(FASHION_CLASSES), {"source": digest("fashion-mnist")})
+    elif not Path(data.source).is_dir():
+        raise BadInput(f"data.source: {data.source}: no such folder; give fashion-mnist, a folder of images or a folder that holds manifests")
+    else:
+        classes = {split: folder_split(Path(data.source), split).classes for split in SPLITS}
+        _same_classes(data.source, classes)
+        return Origin(data.source, {}, len(classes["train"]), {"source": digest(source_fingerprint(data.source))})
+    if data.train_samples or data.test_samples:
+        raise BadInput("data.train_samples: goes with a source that is still to be sharded; make smaller shards instead")
+    inputs, classes = {}, {}
+    for split, place in given.items():
+        if place.endswith(".json"):
+            manifest = load_manifest(Path(place), data.allow_schemes)
+            inputs[split], classes[split] = manifest.digest, manifest.classes
+        else:
+            stats = [path.stat() for path in expand(place, data.allow_schemes)]
+            inputs[split] = digest([[Path(place).name, s.st_size, s.st_mtime_ns] for s in stats])
+            classes[split] = tuple(str(label) for label in range(num_classes))
+    _same_classes(data.source or data.train, classes)
+    return Origin(None, given, len(classes["train"]), inputs)
+
+
+def _same_classes(place, classes) -> None:
+    if classes["train"] != classes["test"]:
+        odd = sorted(set(classes["train"]) ^ set(classes["test"]))
+        raise BadInput(f"data: {place}: train and test differ in their classes{' (' + ', '.join(odd[:5]) + ')' if odd else ''}; make them equal")
+
+
+def expand(url: str, schemes=()) -> list[Path]:
+    """The files of a brace url. Raises BadInput naming near files when one is missing, or a scheme that is refused."""
+    paths = [local_path(Path("data"), part, schemes) if ":" in part else Path(part) for part in expand_urls(url)]
+    for path in paths:
+        if not path.is_file():
+            folder = path.parent if path.parent.is_dir() else None
+            near = difflib.get_close_matches(path.name, [f.name for f in folder.iterdir()], n=3, cutoff=0.4) if folder else []
+            raise BadInput(f"data: {path}: no such shard{'; near it: ' + ', '.join(near) if near else ''}; mend the url")
+    if len(set(paths)) < len(paths):
+        raise BadInput(f"data: {url}: lists a shard twice; list each once")
+    return paths
+
+
+def prepare(data: Data, origin: Origin, folder: Path, observe) -> list[str]:
+    """Leave train/ and test/ in `folder`, each with manifest.json and index.safetensors; the names of these files."""
+    if origin.raw:
+        limits = {"train": data.train_samples, "test": data.test_samples}
+        manifests = make_shards(origin.raw, folder, observe, limits)
+    else:
+        manifests = {split: _manifest(place, split, origin, data) for split, place in origin.manifests.items()}
+    names = []
+    for split, manifest in manifests.items():
+        scanned = verify_manifest(manifest, observe)
+        if not origin.raw:
+            save_manifest(manifest, folder / split / "manifest.json")
+        save_index(manifest, scanned, folder / split / "index.safetensors")
+        names += [f"{split}/manifest.json", f"{split}/index.safetensors"]
+    return names
+
+
+def _manifest(place: str, split: str, origin: Origin, data: Data) -> Manifest:
+    if place.endswith(".json"):
+        return load_manifest(Path(place), data.allow_schemes)
+    paths = [path.resolve() for path in expand(place, data.allow_schemes)]
+    shards = tuple(Shard(p, len(read_shard(p, origin.classes)), p.stat().st_size, sha256_of(p)) for p in paths)
+    return Manifest(paths[0].parent.name or split, split, tuple(str(label) for label in range(origin.classes)), shards)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The two splits of a data set, opened."""
+
+    train: Split
+    test: Split
+
+
+def open_splits(folder: Path) -> Splits:
+    return Splits(*(Split.open(folder / split / "manifest.json", folder / split / "index.safetensors") for split in SPLITS))

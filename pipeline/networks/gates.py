@@ -1,0 +1,47 @@
+"""The gated network: full width, every neuron multiplied by its gate right before the consumer. What shrinking must equal."""
+
+import copy
+
+import torch
+from torch import nn
+
+from pipeline.networks.shrink import Choice, apply_choice, neuron_columns
+from pipeline.networks.units import Units
+
+
+def gated(network: nn.Module, units: Units, choices: dict[str, Choice]) -> nn.Module:
+    """A copy of `network` with gates: N a_i on the kept neurons (1 where the consumer is re-fitted), 0 on the others."""
+    network = copy.deepcopy(network)
+    for name, choice in choices.items():
+        unit = units.units[name]
+        consumer = network.get_submodule(unit.consumer)
+        gate = torch.zeros(unit.width, dtype=consumer.weight.dtype)
+        gate[list(choice.kept)] = 1.0 if choice.coefficients is None else choice.coefficients.to(gate.dtype)
+        if choice.weight is not None:
+            flat = torch.zeros_like(consumer.weight.detach()).flatten(1)
+            flat[:, neuron_columns(choice.kept, unit.columns)] = choice.weight.to(flat)
+            consumer.weight = nn.Parameter(flat.view_as(consumer.weight))
+        consumer.register_forward_pre_hook(_multiply(gate, unit))
+    return network
+
+
+def _multiply(gate, unit):
+    def hook(module, inputs):
+        values = inputs[0]
+        if isinstance(module, nn.Linear):
+            return (values * gate.repeat_interleave(unit.columns).to(values.device),)
+        return (values * gate.view(1, -1, 1, 1).to(values.device),)
+
+    return hook
+
+
+def folding_difference(network: nn.Module, units: Units, choices: dict[str, Choice], images: torch.Tensor, dtype=torch.float64) -> float:
+    """Largest difference between gated and shrunk network on `images`, relative to the largest output."""
+    network = copy.deepcopy(network).to("cpu", dtype).eval()
+    shrunk = copy.deepcopy(network)
+    for name, choice in choices.items():
+        apply_choice(shrunk, units.units[name], choice)
+    images = images.to("cpu", dtype)
+    with torch.no_grad():
+        expected, found = gated(network, units, choices)(images), shrunk(images)
+    return float((expected - found).abs().max() / expected.abs().max().clamp_min(torch.finfo(dtype).tiny))

@@ -1,0 +1,91 @@
+"""The network as a list of steps, so that any stretch of it can run alone: prefix once, suffix per candidate.
+
+torch.fx is the tracer: it names every operation by module path, runs any stretch of a network from its live values, and
+traced every family tried (README, "Why torch.fx"). Torch-Pruning's dependency graph finds groups but cannot run stretches.
+"""
+
+import torch
+from timm.layers import SelectAdaptivePool2d, get_notrace_functions, get_notrace_modules
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.config.errors import UnsupportedModule
+
+
+class _Tracer(fx.Tracer):
+    """Keeps batch norms, pools and timm's untraceable modules whole; remembers where it is for error messages."""
+
+    def __init__(self):
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        self.place = ""
+
+    def is_leaf_module(self, module, path):
+        whole = (_BatchNorm, SelectAdaptivePool2d, *get_notrace_modules())
+        return isinstance(module, whole) or super().is_leaf_module(module, path)
+
+    def call_module(self, module, forward, args, kwargs):
+        outer, self.place = self.place, self.path_of_module(module)
+        result = super().call_module(module, forward, args, kwargs)
+        self.place = outer
+        return result
+
+
+class Graph:
+    """The steps of `network` in order. `nodes[i]` is step i; a cut at p lies before step p."""
+
+    def __init__(self, network: nn.Module):
+        tracer = _Tracer()
+        try:
+            graph = tracer.trace(network)
+        except Exception as error:
+            raise UnsupportedModule(
+                f"{tracer.place or type(network).__name__}: its forward cannot be followed ({error}); "
+                "take decisions that depend on tensors out of forward"
+            ) from error
+        self.nodes = list(graph.nodes)
+        self.index = {node: i for i, node in enumerate(self.nodes)}
+        last = {node: max((self.index[user] for user in node.users), default=-1) for node in self.nodes}
+        self.live = [[n for n in self.nodes[:p] if last[n] >= p] for p in range(len(self.nodes) + 1)]
+        inputs = [node for node in self.nodes if node.op == "placeholder"]
+        if not inputs or any(node.users for node in inputs[1:]):
+            raise UnsupportedModule(f"{type(network).__name__}: forward takes {len(inputs)} inputs; one batch of images is supported")
+        self.input, self.output = inputs[0], self.nodes[-1]
+
+    def run(self, network: nn.Module, values: dict, start: int, stop: int) -> dict:
+        """Run steps start..stop-1 of `network` from the values live at `start`; the values live at `stop`."""
+        values = dict(values)
+        for node in self.nodes[start:stop]:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            if node.op == "call_module":
+                values[node] = network.get_submodule(node.target)(*args, **kwargs)
+            elif node.op == "call_function":
+                values[node] = node.target(*args, **kwargs)
+            elif node.op == "call_method":
+                values[node] = getattr(args[0], node.target)(*args[1:], **kwargs)
+            elif node.op == "get_attr":
+                owner, _, name = node.target.rpartition(".")
+                values[node] = getattr(network.get_submodule(owner), name)
+            elif node.op == "output":
+                values[node] = args[0]
+        keep = self.live[stop] if stop < len(self.nodes) else [self.output]
+        return {node: values[node] for node in keep}
+
+    def begin(self, images: torch.Tensor) -> tuple[dict, int]:
+        """(live values, cut) before the first step that computes."""
+        start = self.index[self.input] + 1
+        others = {n: None for n in self.nodes[:start] if n.op == "placeholder" and n is not self.input}
+        values = others | {self.input: images}
+        return {node: values[node] for node in self.live[start]}, start
+
+    def finish(self, network: nn.Module, values: dict, start: int) -> torch.Tensor:
+        """Run from the cut `start` to the end; the network's output."""
+        return self.run(network, values, start, len(self.nodes))[self.output]
+
+    def path(self, node) -> str:
+        """The module path of a step, with the operation where it is not a module of its own."""
+        if node.op == "call_module":
+            return node.target
+        stack = node.meta.get("nn_module_stack") or {}
+        owner = next((value[0] for value in reversed(stack.values())), "")
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        return f"{owner}.{name}" if owner else name

@@ -1,0 +1,75 @@
+"""A pruned network on disk: arch.json says how to build it, model.safetensors holds its weights."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from pipeline.config.errors import BadInput
+from pipeline.config.files import write_json
+from pipeline.networks.shrink import Choice, apply_choice
+from pipeline.networks.units import Units, find_units
+from pipeline.networks.zoo import Blueprint, build
+from pipeline.training.checkpoint import save_tensors
+
+ARCH, WEIGHTS = "arch.json", "model.safetensors"
+
+
+def arch_of(plan: Blueprint, units: Units, choices: dict[str, Choice], kinds) -> dict:
+    """The content of arch.json."""
+    return {
+        "builder": plan.builder,
+        "model": plan.model,
+        "arguments": plan.arguments,
+        "unit_kinds": list(kinds),
+        "units": {n: {"kind": units.units[n].kind, "width": units.units[n].width, "kept": list(c.kept)} for n, c in choices.items()},
+    }
+
+
+def save_pruned(folder: Path, network: nn.Module, arch: dict) -> None:
+    """Write arch.json and model.safetensors into `folder`."""
+    save_tensors(Path(folder) / WEIGHTS, network.state_dict())
+    write_json(Path(folder) / ARCH, arch)
+
+
+def shrunk_to(dense: nn.Module, arch: dict, place) -> nn.Module:
+    """`dense`, cut in place to the widths of `arch` (weights of the kept neurons as they were)."""
+    units = find_units(dense, arch["unit_kinds"]).units
+    for name, entry in arch["units"].items():
+        if name not in units or units[name].width != entry["width"]:
+            found = f"width {units[name].width}" if name in units else f"no such unit; it has {', '.join(units)}"
+            raise BadInput(f"{place}: unit {name} of width {entry['width']} does not fit the network ({found}); give the builder that was pruned")
+        apply_choice(dense, units[name], Choice(tuple(entry["kept"])))
+    return dense
+
+
+def load_pruned(directory, build_network=None) -> nn.Module:
+    """The pruned network saved in `directory`, in eval mode.
+
+    `build_network`: the function that makes your own dense module; not needed for timm's and for importable functions.
+    Raises BadInput (a ValueError) naming the file when it is missing, damaged or does not fit.
+    """
+    arch_path, weights_path = Path(directory) / ARCH, Path(directory) / WEIGHTS
+    try:
+        arch = json.loads(arch_path.read_text())
+        plan = Blueprint(arch["builder"], arch["model"], arch["arguments"])
+        state = load_file(weights_path)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise BadInput(f"{directory}: is no saved network ({error}); give a directory with {ARCH} and {WEIGHTS}") from error
+    if plan.builder == "own" and build_network is None:
+        raise BadInput(f"{arch_path}: {plan.model} is your own module; call load_pruned(directory, build=lambda: YourModule())")
+    dense = build_network() if build_network else build(plan)
+    network = shrunk_to(dense.eval(), arch, arch_path)
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise BadInput(f"{weights_path}: does not fit {arch_path} ({str(error).splitlines()[-1].strip()}); save both again") from error
+    return network.eval()
+
+
+def example_images(in_chans: int, img_size: int, batch: int = 1) -> torch.Tensor:
+    """Fixed images to run a network once: (batch, in_chans, img_size, img_size)."""
+    return torch.linspace(-2, 2, batch * in_chans * img_size * img_size).view(batch, in_chans, img_size, img_size)

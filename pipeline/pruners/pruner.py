@@ -1,0 +1,117 @@
+"""A pruner at work: {selector, refit, allocation} put together, unit after unit, from input to output."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pipeline.config.errors import Failed
+from pipeline.config.settings import Prune
+from pipeline.networks.shrink import Choice, consumer_columns
+from pipeline.networks.units import Unit, Units
+from pipeline.search.coordinator import Coordinator
+from pipeline.selection.counts import best_candidate, candidates, coefficients
+from pipeline.selection.elimination import Pick, forward
+from pipeline.selection.guarantee import explained_share
+from pipeline.selection.quadratic import Quadratic, refit, ridged
+from pipeline.selection.scored import l1_order, random_order
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What mode independent measured in the dense network: each unit's quadratic, and its order where it was searched."""
+
+    quadratics: dict[str, Quadratic]
+    orders: dict[str, list[Pick]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be pruned: the dense network, its units, the widths, the pruner, the run's seed.
+
+    `measured`: None in mode sequential.
+    """
+
+    network: nn.Module
+    units: Units
+    widths: dict[str, int]
+    prune: Prune
+    seed: int
+    measured: Measured | None = None
+
+
+def prune_units(job: Job, coordinator: Coordinator) -> None:
+    """Choose and commit every unit of the job; what the journal already holds is replayed, not computed again."""
+    for number, unit in enumerate(job.units.units.values()):
+        picks, choice = coordinator.replayed(unit.name)
+        if choice is None:
+            _prune_unit(job, coordinator, unit, picks)
+        else:
+            coordinator.batches += len(picks) if job.prune.selector == "loss" else 0
+        coordinator.observe({"event": "unit", "unit": unit.name, "done": number + 1, "total": len(job.units.units), "unit_name": "units"})
+
+
+def _prune_unit(job: Job, coordinator: Coordinator, unit: Unit, replayed: list[dict]) -> None:
+    width, prune = job.widths[unit.name], job.prune
+    if prune.selector == "loss":
+        picks, reason = _loss_picks(job, coordinator, unit, replayed)
+        kept, gates = coefficients(picks, unit.width)
+        quadratic = _quadratic(job, coordinator, unit) if prune.refit == "lsq" else None
+        lines = []
+    else:
+        needed = prune.selector == "reconstruction" or prune.refit == "lsq"
+        quadratic = _quadratic(job, coordinator, unit) if needed else None
+        order = _order(job, unit, quadratic, width)
+        lines = [_pick_line(unit, step, pick) for step, pick in enumerate(order) if isinstance(pick, Pick)]
+        kept = [pick.neuron if isinstance(pick, Pick) else pick for pick in order]
+        gates, reason = None, "width reached"
+    if quadratic is None or prune.refit == "none":
+        choice = Choice(tuple(kept), None if gates is None else torch.tensor(gates, dtype=torch.float64))
+        return coordinator.commit(unit.name, choice, reason, None, lines)
+    weight = refit(ridged(quadratic, prune.ridge), kept).to(consumer_columns(job.network, unit).dtype)
+    share = explained_share(quadratic, prune.ridge, kept)
+    coordinator.commit(unit.name, Choice(tuple(kept), weight=weight), reason, share, lines)
+
+
+def _quadratic(job, coordinator, unit) -> Quadratic:
+    if job.measured is not None:
+        return job.measured.quadratics[unit.name]
+    return coordinator.quadratic(unit, consumer_columns(job.network, unit))
+
+
+def _order(job, unit, quadratic, width) -> list:
+    """The first `width` neurons: Picks of a selector that searches, plain indices of one that does not."""
+    if job.prune.selector == "reconstruction":
+        if job.measured is not None and unit.name in job.measured.orders:
+            return job.measured.orders[unit.name][:width]
+        return forward(quadratic, job.prune.ridge, width)
+    if job.prune.selector == "l1":
+        return l1_order(job.network.get_submodule(unit.producers[-1]).weight)[:width]
+    return random_order(unit.width, job.seed, unit.name)[:width]
+
+
+def _pick_line(unit: Unit, step: int, pick: Pick) -> dict:
+    return {"kind": "pick", "unit": unit.name, "step": step, **vars(pick)}
+
+
+def _loss_picks(job: Job, coordinator: Coordinator, unit: Unit, replayed: list[dict]) -> tuple[list[int], str]:
+    """The paper's search of one unit, reference `paper`: repeats allowed, each pick committed before the next is asked for."""
+    prune, width = job.prune, job.widths[unit.name]
+    limit = prune.max_picks or 4 * width
+    sample = prune.candidates if prune.engine == "stochastic" else None
+    picks = [line["neuron"] for line in replayed]
+    coordinator.journal.commit(*replayed)
+    coordinator.batches += len(replayed)
+    while len(set(picks)) < width:
+        step = len(picks)
+        tried = candidates(picks, unit.width, limit, sample, ("candidates", job.seed, unit.name, step))
+        best = best_candidate(tried, coordinator.losses(unit.name, step, tried, picks))
+        if best is None:
+            raise Failed(f"unit {unit.name}, step {step}: the loss of every candidate is not finite; check the weights and the images")
+        line = {"kind": "pick", "unit": unit.name, "step": step, "neuron": best.neuron, "score": best.score, "margin": best.margin}
+        line |= {"candidates": len(tried)} | ({"disqualified": best.disqualified} if best.disqualified else {})
+        coordinator.journal.commit(line)
+        coordinator.next_batch()
+        picks.append(best.neuron)
+        coordinator.observe({"event": "pick", "unit": unit.name, "step": step, "score": best.score, "done": len(set(picks)), "total": width})
+    return picks, "width reached" if len(picks) <= limit else f"max_picks {limit} reached, then only unpicked neurons"

@@ -1,0 +1,36 @@
+"""What a selection cost, counted from its journal alone, so that a resumed search reports the same as an unbroken one."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from pipeline.config.settings import Prune, Scoring
+from pipeline.networks.cost import CostTable
+from pipeline.networks.units import Units
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Images read, repeats counted, and MACs spent (one forward = the network's MACs)."""
+
+    images: int
+    macs: int
+
+
+def spent(lines: list[dict], prune: Prune, scoring: Scoring, units: Units, table: CostTable, network: nn.Module) -> Spending:
+    """Count a search. A Gram pass is one dense forward per image, in mode sequential one dense and one drifted (counted as
+    dense: producers run at full width); a step of `loss` is one prefix and a suffix per candidate, at the widths so far."""
+    dense, calibration = table.cost({}).macs, prune.calibration_samples or 0
+    images = calibration
+    macs = calibration * dense * (2 if prune.mode == "sequential" else 1)
+    if prune.selector == "loss":
+        widths: dict[str, int] = {}
+        position = {layer.path: i for i, layer in enumerate(table.layers)}
+        for line in lines:
+            if line["kind"] == "pick":
+                at = position[units.units[line["unit"]].consumer]
+                images += scoring.batch
+                macs += scoring.batch * (table.stretch(widths, 0, at) + line["candidates"] * table.stretch(widths, at, None))
+            elif line["kind"] == "unit":
+                widths[line["unit"]] = len(line["kept"])
+    return Spending(images, macs)

@@ -1,0 +1,75 @@
+"""An actor: holds the frozen network and its samples, catches up from committed artifacts, answers questions."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.config.errors import Failed
+from pipeline.config.settings import Scoring
+from pipeline.data.streams import ScoringStream
+from pipeline.networks.shrink import Choice, apply_choice, chosen_columns
+from pipeline.networks.units import Unit, Units
+from pipeline.search import statistics
+from pipeline.search.artifacts import load_choice
+from pipeline.search.question import Answer, Commit, Question
+from pipeline.search.walk import Walk
+
+STATISTICS = {"gram_dense": statistics.gram_dense, "gram": statistics.gram, "loss": statistics.loss}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every actor is given: the dense network, its units, the samples, the settings, where artifacts lie."""
+
+    network: nn.Module
+    units: Units
+    stream: ScoringStream
+    scoring: Scoring
+    folder: Path
+    device: torch.device
+    seed: int | None
+
+
+class Actor:
+    """Answers questions about one frozen network. Nothing it keeps changes an answer, only how soon it comes."""
+
+    def __init__(self, bench: Bench):
+        torch.set_num_threads(bench.scoring.threads)
+        self.bench = bench
+        self.dense = copy.deepcopy(bench.network).to(bench.device, memory_format=torch.channels_last).eval()
+        self.committed: dict[str, Choice] = {}
+        self.shrunk = copy.deepcopy(self.dense)
+        self.walk = Walk(self.dense, bench)
+        self.prefix: tuple | None = None
+
+    def unit(self, name: str) -> Unit:
+        return self.bench.units.units[name]
+
+    def answer(self, question: Question) -> Answer:
+        """The sums of one question. Raises Failed naming the settings when the block does not fit memory."""
+        self._catch_up(question.committed)
+        try:
+            with torch.inference_mode():
+                return STATISTICS[question.statistic](self, question)
+        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, RuntimeError) or "memory" in str(error).lower():
+                raise Failed(
+                    f"unit {question.unit}: a block does not fit memory ({str(error).splitlines()[0]}); "
+                    "lower scoring.batch, scoring.block_candidates or scoring.block_samples"
+                ) from error
+            raise
+
+    def _catch_up(self, commits: tuple[Commit, ...]) -> None:
+        """Bring the shrunk network to the question's state from the committed artifacts."""
+        known = list(self.committed)
+        if known != [commit.unit for commit in commits[: len(known)]]:
+            raise Failed("search: a question goes back behind a committed unit; delete the stage and run again")
+        for commit in commits[len(known) :]:
+            choice = load_choice(self.bench.folder, commit)
+            apply_choice(self.shrunk, self.unit(commit.unit), choice)
+            self.walk.commit(commit.unit, choice.kept, chosen_columns(self.dense, self.unit(commit.unit), choice))
+            self.committed[commit.unit] = choice
+            self.prefix = None

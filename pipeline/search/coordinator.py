@@ -1,0 +1,84 @@
+"""The coordinator: turns a search's needs into questions, adds the answers in block order, commits choices to the journal."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.config.settings import Scoring
+from pipeline.journal import Journal
+from pipeline.networks.shrink import Choice
+from pipeline.networks.units import Unit
+from pipeline.search.artifacts import load_choice, save_choice
+from pipeline.search.executor import Executor
+from pipeline.search.question import Answer, Commit, Question, add, blocks
+from pipeline.selection.quadratic import Quadratic
+
+
+class Coordinator:
+    """One search at work. `calibration` = samples of a Gram pass; a step's fresh batch lies behind them in the sequence."""
+
+    def __init__(self, executor: Executor, journal: Journal, folder: Path, scoring: Scoring, calibration: int, observe):
+        self.executor, self.journal, self.folder, self.scoring = executor, journal, Path(folder), scoring
+        self.calibration, self.observe = calibration, observe
+        self.committed: tuple[Commit, ...] = ()
+        self.batches = 0  # fresh batches used so far, over all units
+        self.images = 0  # samples read, repeats counted
+
+    def ask(self, statistic: str, unit: str | None, samples, step=0, candidate_blocks=((),), picks=()) -> list[Answer]:
+        """One answer per candidate block, each the ordered sum over the sample blocks."""
+        totals = []
+        for block in candidate_blocks:
+            questions = [Question(statistic, self.committed, unit, step, run, tuple(block), tuple(picks)) for run in samples]
+            totals.append(add(self._watched(questions, statistic, unit)))
+        self.images += sum(stop - start for start, stop in samples)
+        return totals
+
+    def _watched(self, questions, statistic, unit):
+        for number, answer in enumerate(self.executor.ask(questions)):
+            self.observe({"event": "answer", "statistic": statistic, "unit": unit, "done": number + 1, "total": len(questions)})
+            yield answer
+
+    def calibration_blocks(self) -> list[tuple[int, int]]:
+        return blocks(0, self.calibration, self.scoring.block_samples)
+
+    def quadratic(self, unit: Unit, weight: torch.Tensor) -> Quadratic:
+        """The unit's quadratic in the network as shrunk so far, against the dense one."""
+        (answer,) = self.ask("gram", unit.name, self.calibration_blocks())
+        gram, cross = (torch.from_numpy(answer.sums[name]) for name in ("gram", "cross"))
+        return Quadratic(gram, cross, float(answer.sums["total"]), weight.double(), unit.columns, torch.finfo(weight.dtype).eps)
+
+    def dense_grams(self) -> dict[str, torch.Tensor]:
+        """G of every unit in the dense network: one pass."""
+        (answer,) = self.ask("gram_dense", None, self.calibration_blocks())
+        return {name: torch.from_numpy(value) for name, value in answer.sums.items()}
+
+    def losses(self, unit: str, step: int, candidates: list[int], picks: list[int]) -> np.ndarray:
+        """Mean loss of each candidate on the next fresh batch."""
+        start = self.calibration + self.batches * self.scoring.batch
+        samples = [(start, start + self.scoring.batch)]
+        size = self.scoring.block_candidates
+        parts = [candidates[i : i + size] for i in range(0, len(candidates), size)]
+        answers = self.ask("loss", unit, samples, step, parts, picks)
+        return np.concatenate([answer.sums["loss"] / answer.count for answer in answers])
+
+    def next_batch(self) -> None:
+        self.batches += 1
+
+    def replayed(self, unit: str) -> tuple[list[dict], Choice | None]:
+        """(picks, choice) that the journal already holds of `unit`; the choice is verified against its artifact."""
+        picks, end = self.journal.replayed(unit)
+        if end is None:
+            return picks, None
+        commit = Commit(unit, tuple(end["kept"]), end["artifact"], end["sha256"])
+        choice = load_choice(self.folder, commit)
+        self.journal.commit(*picks, end)
+        self.committed += (commit,)
+        return picks, choice
+
+    def commit(self, unit: str, choice: Choice, stop_reason: str, explained: float | None, picks=()) -> None:
+        """Commit a whole unit: the artifact first, then its lines with one fsync."""
+        commit = save_choice(self.folder, unit, choice, explained)
+        line = {"kind": "unit", "unit": unit, "kept": list(choice.kept), "stop_reason": stop_reason}
+        self.journal.commit(*picks, line | {"artifact": commit.artifact, "sha256": commit.sha256})
+        self.committed += (commit,)

@@ -1,0 +1,75 @@
+"""Budgets: how small the network must become, what is reachable, and the widths of a uniform allocation."""
+
+from dataclasses import dataclass
+
+from pipeline.config.errors import BadInput
+
+COSTS = ("macs", "prunable_macs")
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One kind and its target: up to 1 a share of the dense network, above an absolute number."""
+
+    kind: str
+    target: float
+
+    def absolute(self, dense: float) -> float:
+        return self.target * dense if self.target <= 1 else self.target
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Neurons kept per unit; `note` says why the budget is missed by more than 1 %, else None."""
+
+    widths: dict[str, int]
+    note: str | None
+
+
+def measure(kind: str, table, dense: dict[str, int], widths: dict[str, int]) -> float:
+    """What a budget of this kind counts, at these widths."""
+    return sum(widths.values()) if kind == "width" else getattr(table.cost(widths), kind)
+
+
+def reach(kind: str, table, dense: dict[str, int]) -> tuple[float, float]:
+    """(smallest, largest) value of this kind: one neuron per unit, everything."""
+    return measure(kind, table, dense, dict.fromkeys(dense, 1)), measure(kind, table, dense, dense)
+
+
+def min_max_table(table, dense: dict[str, int], kinds=("macs", "prunable_macs", "width")) -> list[tuple]:
+    """Rows (kind, smallest, largest, smallest share) of what each kind of budget can ask for."""
+    rows = [(kind, *reach(kind, table, dense)) for kind in kinds]
+    return [(kind, low, high, low / high) for kind, low, high in rows]
+
+
+def uniform(budget: Budget, table, dense: dict[str, int]) -> Allocation:
+    """The same share of every unit, the share found so that the exact cost is nearest to the target.
+
+    Raises BadInput with the reachable range when the target lies outside it.
+    """
+    low, high = reach(budget.kind, table, dense)
+    target = budget.absolute(high)
+    if not low <= target <= high:
+        raise BadInput(
+            f"budget.{budget.kind}: {budget.target:g} is out of reach: this network allows {low:g} to {high:g} ({low / high:.2%} to 100%)"
+        )
+    shares = sorted({(n + 0.5) / width for width in dense.values() for n in range(width)} | {1.0})
+    first, last = 0, len(shares) - 1  # the cost rises with the share: bisect the steps at which a width changes
+    while first < last:
+        middle = (first + last) // 2
+        if measure(budget.kind, table, dense, _at(shares[middle], dense)) < target:
+            first = middle + 1
+        else:
+            last = middle
+    nearby = [_at(share, dense) for share in shares[max(first - 1, 0) : first + 1]] + [dict.fromkeys(dense, 1)]
+    widths = min(nearby, key=lambda w: (abs(measure(budget.kind, table, dense, w) - target), sum(w.values())))
+    reached = measure(budget.kind, table, dense, widths)
+    missed = abs(reached - target) > TOLERANCE * target
+    note = f"nearest uniform widths reach {reached:g} of {budget.kind}, {abs(reached / target - 1):.1%} from the target" if missed else None
+    return Allocation(widths, note)
+
+
+def _at(share: float, dense: dict[str, int]) -> dict[str, int]:
+    """Each unit's share of neurons, rounded half up, at least one."""
+    return {name: max(1, int(share * width + 0.5 + 1e-9)) for name, width in dense.items()}

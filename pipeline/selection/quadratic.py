@@ -1,0 +1,72 @@
+"""The quadratic of one unit: how well kept neurons, re-fitted or not, give the consumer's dense output (design, section 3)."""
+
+from dataclasses import dataclass
+
+import torch
+
+RIDGE_FREE_TOLERANCE = 100.0  # times the precision of the products: what counts as a dead or an exhausted neuron
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Sums over samples and positions, float64: G = H H^T (NK, NK), C = F H^T (M, NK), T = ||F||^2; W (M, NK) as it was.
+
+    K = columns per neuron; `precision` = machine epsilon of the products summed into G.
+    """
+
+    gram: torch.Tensor
+    cross: torch.Tensor
+    total: float
+    weight: torch.Tensor
+    columns: int
+    precision: float
+
+    @property
+    def width(self) -> int:
+        return self.gram.shape[0] // self.columns
+
+    @property
+    def tolerance(self) -> float:
+        return RIDGE_FREE_TOLERANCE * self.precision
+
+    def block(self, kept) -> torch.Tensor:
+        """Column indices of the kept neurons, in their order."""
+        kept = torch.as_tensor(kept, dtype=torch.long, device=self.gram.device)
+        return (kept.view(-1, 1) * self.columns + torch.arange(self.columns, device=kept.device)).flatten()
+
+
+def from_dense(gram: torch.Tensor, weight: torch.Tensor, columns: int, precision: float) -> Quadratic:
+    """The quadratic of a unit measured in the dense network itself: there F = W H, so C = W G and T = tr(W G W^T)."""
+    cross = weight @ gram
+    return Quadratic(gram, cross, float((cross * weight).sum()), weight, columns, precision)
+
+
+def ridged(q: Quadratic, ridge: float) -> Quadratic:
+    """G' = G + l I, C' = C + l W, T' = T + l ||W||^2 with l = ridge x mean diagonal of G: a pull toward the old weights."""
+    strength = ridge * float(q.gram.diagonal().mean())
+    gram = q.gram + strength * torch.eye(len(q.gram), dtype=q.gram.dtype, device=q.gram.device)
+    return Quadratic(gram, q.cross + strength * q.weight, q.total + strength * float((q.weight**2).sum()), q.weight, q.columns, q.precision)
+
+
+def refit(q: Quadratic, kept) -> torch.Tensor:
+    """W_S = C_S G_SS^-1 (M, nK): the least-squares weights of the kept neurons."""
+    at = q.block(kept)
+    gram, cross = q.gram[at][:, at], q.cross[:, at]
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if int(failed) == 0 and float(factor.diagonal().min()) ** 2 > q.tolerance * float(gram.diagonal().max()):
+        return torch.cholesky_solve(cross.T, factor).T
+    return cross @ torch.linalg.pinv(gram, hermitian=True, rtol=q.tolerance)
+
+
+def refit_error(q: Quadratic, kept) -> float:
+    """error(S) = T - tr(C_S G_SS^-1 C_S^T): the squared error left after the re-fit."""
+    if not len(kept):
+        return q.total
+    return max(q.total - float((refit(q, kept) * q.cross[:, q.block(kept)]).sum()), 0.0)
+
+
+def plain_error(q: Quadratic, kept) -> float:
+    """error(S) = T - 2 tr(C_S W_S^T) + tr(W_S G_SS W_S^T): the squared error with the old weights."""
+    at = q.block(kept)
+    weight = q.weight[:, at]
+    return max(q.total - 2 * float((q.cross[:, at] * weight).sum()) + float(((weight @ q.gram[at][:, at]) * weight).sum()), 0.0)

@@ -1,0 +1,60 @@
+"""The state of a run, read from its files alone."""
+
+import json
+from pathlib import Path
+
+from pipeline.config.errors import BadInput
+from pipeline.stages.lock import is_live
+
+
+def read_status(path: str) -> dict:
+    """Schema `status` of a run directory. Raises BadInput when it is none."""
+    folder = Path(path)
+    if not (folder / "config.yaml").exists():
+        raise BadInput(f"{path}: is no run directory; give one that `gfs run` printed")
+    events = _events(folder / "metrics.jsonl")
+    last = next((event for event in reversed(events) if event.get("stage")), {})
+    work = next((event for event in reversed(events) if event["event"] in ("pick", "unit", "training", "epoch", "answer")), {})
+    state = _state(folder)
+    of_stage = work if work.get("stage") == last.get("stage") else {}
+    done, total = (of_stage.get("step"), of_stage.get("total")) if "lr" in of_stage else (of_stage.get("done"), of_stage.get("total"))
+    return {
+        "run": folder.resolve().name,
+        "state": state,
+        "stage": last.get("stage"),
+        "unit": of_stage.get("unit") if last.get("stage") == "search" else None,
+        "step": of_stage.get("step"),
+        "progress": 1.0 if state == "done" else min(done / total, 1.0) if done is not None and total else None,
+        "eta_seconds": 0.0 if state == "done" else None,
+        "workers": 1 if state == "running" else 0,
+        "job": None,
+    }
+
+
+def _state(folder: Path) -> str:
+    if (folder / "result.json").exists():
+        return "done"
+    if is_live(folder / "lock.json"):
+        return "running"
+    return "failed" if (folder / "error.json").exists() else "stopped"
+
+
+def _events(path: Path) -> list[dict]:
+    events = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            break
+    return events
+
+
+def describe(status: dict) -> str:
+    """One line for people."""
+    parts = [f"{status['run']}: {status['state']}"]
+    parts += [f"{name} {status[name]}" for name in ("stage", "unit", "step") if status[name] is not None]
+    if status["progress"] is not None:
+        parts.append(f"{status['progress']:.0%} of it")
+    return ", ".join(parts)
+
+

@@ -1,0 +1,17 @@
+"""The arms: what the shrunk network starts from. Everything else is the one loop."""
+
+import copy
+
+from torch import nn
+
+from pipeline.networks.saved import shrunk_to
+
+TRAINED = ("finetune", "reinit-epochs")
+
+
+def starting_network(arm: str, shrunk: nn.Module, fresh_dense, arch: dict) -> nn.Module:
+    """`finetune` starts from the shrunk network; `reinit-epochs` from new weights at the same widths, whatever was kept."""
+    if arm == "finetune":
+        return copy.deepcopy(shrunk)
+    widths = {name: entry | {"kept": list(range(len(entry["kept"])))} for name, entry in arch["units"].items()}
+    return shrunk_to(fresh_dense(), arch | {"units": widths}, "arm reinit-epochs")
