@@ -89,11 +89,14 @@ def _with_config(parser):
 
 
 def _run(options) -> None:
-    from pipeline.chain.run import run_chain
-    from pipeline.chain.summary import summarise
     from pipeline.config.load import load_config
 
-    finished = run_chain(load_config(options.config, options.overrides), options.until)
+    config = load_config(options.config, options.overrides)  # a fault of the file is told before torch is loaded
+
+    from pipeline.chain.run import run_chain
+    from pipeline.chain.summary import summarise
+
+    finished = run_chain(config, options.until)
     if finished.result:
         print(summarise(finished.folder, finished.result))
         print()
@@ -101,10 +104,13 @@ def _run(options) -> None:
 
 
 def _check(options) -> None:
-    from pipeline.chain.check import check_run
     from pipeline.config.load import load_config
 
-    check_run(load_config(options.config, options.overrides), print)
+    config = load_config(options.config, options.overrides)
+
+    from pipeline.chain.check import check_run
+
+    check_run(config, print)
     print("ok")
 
 

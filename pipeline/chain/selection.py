@@ -19,12 +19,12 @@ from pipeline.data.streams import ScoringStream, scoring_order
 from pipeline.journal import SCHEMA, Journal
 from pipeline.journal import read as read_journal
 from pipeline.networks.cost import CostTable
-from pipeline.networks.gates import folding_difference
+from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
 from pipeline.networks.saved import ARCH, arch_of, example_images, save_pruned
 from pipeline.networks.saved import WEIGHTS as MODEL
-from pipeline.networks.shrink import Choice, apply_choice, consumer_columns
+from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.networks.units import Units, find_units
-from pipeline.pruners.pruner import Job, Measured, prune_units
+from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
 from pipeline.pruners.spending import spent
 from pipeline.search.actor import Bench
 from pipeline.search.artifacts import explained_share, load_choice
@@ -33,12 +33,9 @@ from pipeline.search.executor import InProcess
 from pipeline.search.question import Commit
 from pipeline.selection.budgets import Allocation, Budget, uniform
 from pipeline.selection.elimination import Pick, forward
-from pipeline.selection.quadratic import from_dense
 from pipeline.stages.clock import Stopwatch
 from pipeline.stages.store import Done, Stage
 from pipeline.training.checkpoint import save_tensors
-
-FOLDING_LIMIT = 1e-10
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def run_statistics(context: Context, data: Done, dense: Dense) -> Done | None:
         if context.config.prune.selector == "reconstruction":
             orders = {}
             for name, gram in grams.items():
-                picks = forward(_dense_quadratic(dense, units.units[name], gram), context.config.prune.ridge)
+                picks = forward(dense_quadratic(dense.network, units.units[name], gram), context.config.prune.ridge)
                 orders[name] = [vars(pick) for pick in picks]
                 context.observe({"event": "order", "unit": name, "done": len(orders), "total": len(grams), "unit_name": "units"})
             write_json(folder / "orders.json", orders)
@@ -116,18 +113,13 @@ def run_statistics(context: Context, data: Done, dense: Dense) -> Done | None:
     return context.store.run(stage, work, context.observe)
 
 
-def _dense_quadratic(dense: Dense, unit, gram):
-    weight = consumer_columns(dense.network, unit)
-    return from_dense(gram, weight.double(), unit.columns, torch.finfo(weight.dtype).eps)
-
-
 def _measured(dense: Dense, units: Units, statistics: Done | None) -> Measured | None:
     if statistics is None:
         return None
     grams, orders = load_file(statistics.folder / "grams.safetensors"), {}
     if "orders.json" in statistics.artifacts:
         orders = {name: [Pick(**pick) for pick in picks] for name, picks in read_json(statistics.folder / "orders.json").items()}
-    return Measured({name: _dense_quadratic(dense, unit, grams[name]) for name, unit in units.units.items()}, orders)
+    return Measured({name: dense_quadratic(dense.network, unit, grams[name]) for name, unit in units.units.items()}, orders)
 
 
 def run_search(context: Context, data: Done, dense: Dense, statistics: Done | None) -> Done:

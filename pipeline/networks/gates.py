@@ -8,6 +8,8 @@ from torch import nn
 from pipeline.networks.shrink import Choice, apply_choice, neuron_columns
 from pipeline.networks.units import Units
 
+FOLDING_LIMIT = 1e-10  # relative, float64
+
 
 def gated(network: nn.Module, units: Units, choices: dict[str, Choice]) -> nn.Module:
     """A copy of `network` with gates: N a_i on the kept neurons (1 where the consumer is re-fitted), 0 on the others."""

@@ -10,15 +10,15 @@ from torch import nn
 
 from pipeline.config.errors import BadInput
 from pipeline.config.files import write_json
+from pipeline.networks import zoo
 from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.networks.units import Units, find_units
-from pipeline.networks.zoo import Blueprint, build
 from pipeline.training.checkpoint import save_tensors
 
 ARCH, WEIGHTS = "arch.json", "model.safetensors"
 
 
-def arch_of(plan: Blueprint, units: Units, choices: dict[str, Choice], kinds) -> dict:
+def arch_of(plan: zoo.Blueprint, units: Units, choices: dict[str, Choice], kinds) -> dict:
     """The content of arch.json."""
     return {
         "builder": plan.builder,
@@ -46,22 +46,22 @@ def shrunk_to(dense: nn.Module, arch: dict, place) -> nn.Module:
     return dense
 
 
-def load_pruned(directory, build_network=None) -> nn.Module:
+def load_pruned(directory, build=None) -> nn.Module:
     """The pruned network saved in `directory`, in eval mode.
 
-    `build_network`: the function that makes your own dense module; not needed for timm's and for importable functions.
+    `build`: the function that makes your own dense module; not needed for timm's and for importable functions.
     Raises BadInput (a ValueError) naming the file when it is missing, damaged or does not fit.
     """
     arch_path, weights_path = Path(directory) / ARCH, Path(directory) / WEIGHTS
     try:
         arch = json.loads(arch_path.read_text())
-        plan = Blueprint(arch["builder"], arch["model"], arch["arguments"])
+        plan = zoo.Blueprint(arch["builder"], arch["model"], arch["arguments"])
         state = load_file(weights_path)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BadInput(f"{directory}: is no saved network ({error}); give a directory with {ARCH} and {WEIGHTS}") from error
-    if plan.builder == "own" and build_network is None:
+    if plan.builder == "own" and build is None:
         raise BadInput(f"{arch_path}: {plan.model} is your own module; call load_pruned(directory, build=lambda: YourModule())")
-    dense = build_network() if build_network else build(plan)
+    dense = build() if build else zoo.build(plan)
     network = shrunk_to(dense.eval(), arch, arch_path)
     try:
         network.load_state_dict(state, strict=True)

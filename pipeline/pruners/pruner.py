@@ -13,7 +13,7 @@ from pipeline.search.coordinator import Coordinator
 from pipeline.selection.counts import best_candidate, candidates, coefficients
 from pipeline.selection.elimination import Pick, forward
 from pipeline.selection.guarantee import explained_share
-from pipeline.selection.quadratic import Quadratic, refit, ridged
+from pipeline.selection.quadratic import Quadratic, from_dense, refit, ridged
 from pipeline.selection.scored import l1_order, random_order
 
 
@@ -38,6 +38,12 @@ class Job:
     prune: Prune
     seed: int
     measured: Measured | None = None
+
+
+def dense_quadratic(network: nn.Module, unit: Unit, gram: torch.Tensor) -> Quadratic:
+    """The quadratic of a unit measured in the dense network."""
+    weight = consumer_columns(network, unit)
+    return from_dense(gram, weight.double().cpu(), unit.columns, torch.finfo(weight.dtype).eps)
 
 
 def prune_units(job: Job, coordinator: Coordinator) -> None:

@@ -46,7 +46,7 @@ class Coordinator:
         """The unit's quadratic in the network as shrunk so far, against the dense one."""
         (answer,) = self.ask("gram", unit.name, self.calibration_blocks())
         gram, cross = (torch.from_numpy(answer.sums[name]) for name in ("gram", "cross"))
-        return Quadratic(gram, cross, float(answer.sums["total"]), weight.double(), unit.columns, torch.finfo(weight.dtype).eps)
+        return Quadratic(gram, cross, float(answer.sums["total"]), weight.double().cpu(), unit.columns, torch.finfo(weight.dtype).eps)
 
     def dense_grams(self) -> dict[str, torch.Tensor]:
         """G of every unit in the dense network: one pass."""

@@ -59,10 +59,15 @@ def _gains(gram, cross, columns, tolerance) -> torch.Tensor:
     if columns == 1:
         return (cross**2).sum(0) / gram.diagonal()
     width = gram.shape[0] // columns
-    blocks = gram.view(width, columns, width, columns).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    inverse = torch.linalg.pinv(blocks, hermitian=True, rtol=tolerance)
-    parts = cross.view(-1, width, columns)
-    return torch.einsum("mjk,jkl,mjl->j", parts, inverse, parts)
+    blocks = gram.view(width, columns, width, columns).diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
+    parts = cross.view(-1, width, columns).permute(1, 2, 0)
+    factor, failed = torch.linalg.cholesky_ex(blocks)
+    gains = (torch.linalg.solve_triangular(factor, parts, upper=False) ** 2).sum((1, 2))
+    weak = (failed > 0) | (factor.diagonal(dim1=1, dim2=2).amin(1) ** 2 <= tolerance * blocks.diagonal(dim1=1, dim2=2).amax(1))
+    if bool(weak.any()):  # rank-deficient blocks, such as 3 x 3 columns on 1 x 1 maps
+        inverse = torch.linalg.pinv(blocks[weak], hermitian=True, rtol=tolerance)
+        gains[weak] = torch.einsum("jkm,jkl,jlm->j", parts[weak], inverse, parts[weak])
+    return gains
 
 
 def _eliminate(gram, cross, neuron, columns, tolerance) -> None:

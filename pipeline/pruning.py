@@ -1,0 +1,154 @@
+"""`prune(model, loader, budget)`: the same search as `gfs run`, on a module and batches in memory, no files needed."""
+
+import copy
+import difflib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from pipeline.config.errors import BadInput, Failed
+from pipeline.config.rules import resolve_prune
+from pipeline.config.settings import Prune, Scoring, budget_target
+from pipeline.data.streams import Batch
+from pipeline.journal import Journal
+from pipeline.networks.cost import CostTable
+from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
+from pipeline.networks.saved import arch_of, save_pruned
+from pipeline.networks.shrink import Choice, apply_choice
+from pipeline.networks.units import Units, find_units
+from pipeline.networks.zoo import Blueprint
+from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
+from pipeline.search.actor import Bench
+from pipeline.search.artifacts import load_choice
+from pipeline.search.coordinator import Coordinator
+from pipeline.search.executor import InProcess
+from pipeline.selection.budgets import Budget, uniform
+
+KEPT_LIMIT = 4 * 2**30  # bytes of calibration batches that are held in memory
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A new, smaller network in eval mode, with {unit: (dense width, kept indices)}, MACs per image and parameters."""
+
+    network: nn.Module
+    units: dict[str, tuple[int, tuple[int, ...]]]
+    macs: int
+    macs_dense: int
+    params: int
+    arch: dict
+
+    def save(self, directory) -> None:
+        """Write arch.json and model.safetensors; read them back with load_pruned(directory, build=...)."""
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        save_pruned(Path(directory), self.network, self.arch)
+
+
+def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -> Pruned:
+    """A smaller copy of `model`; `model` itself is untouched.
+
+    `loader` yields batches or (batch, label) pairs and is iterated once: its batches are the calibration set and, for
+    selector `loss`, the batches of the steps. `settings`: those of the `prune:` section. Raises UnsupportedModule naming
+    the module's path, ValueError when the budget is out of reach or a setting is wrong.
+    """
+    options = _options(settings, budget := budget or {"prunable_macs": 0.5})
+    images, labels = _collect(loader)
+    if options.selector == "loss" and labels is None:
+        raise BadInput("loader: selector 'loss' needs (batch, label) pairs; give labels, or take selector 'reconstruction'")
+    dense = copy.deepcopy(model).eval()
+    units = find_units(dense, options.units)
+    table = CostTable(dense, units, images[:1].to(_device(dense)))
+    ((kind, target),) = budget.items()
+    widths = uniform(Budget(kind, _amount(kind, target)), table, {n: u.width for n, u in units.units.items()}).widths
+    choices = _search(dense, units, widths, options, images, labels, seed)
+    if (difference := folding_difference(dense, units, choices, images[:4])) > FOLDING_LIMIT:
+        raise Failed(f"prune: gated and shrunk network differ by {difference:.1e} (relative, float64); the module does more than its units show")
+    network = copy.deepcopy(dense)
+    for name, choice in choices.items():
+        apply_choice(network, units.units[name], choice)
+    plan = Blueprint("own", f"{type(model).__module__}.{type(model).__qualname__}", {})
+    kept = {name: (units.units[name].width, choice.kept) for name, choice in choices.items()}
+    macs = table.cost({name: len(choice.kept) for name, choice in choices.items()}).macs
+    params = sum(parameter.numel() for parameter in network.parameters())
+    return Pruned(network, kept, macs, table.cost({}).macs, params, arch_of(plan, units, choices, options.units))
+
+
+def _options(settings: dict, budget: dict) -> Prune:
+    known = list(Prune.model_fields)
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise BadInput(f"prune: unknown setting {name!r}; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(known)}")
+    if len(budget) != 1:
+        raise BadInput(f"budget: holds {len(budget)} kinds; give exactly one, such as {{'prunable_macs': 0.5}}")
+    try:
+        return resolve_prune(Prune(**settings), "prune", next(iter(budget)))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise BadInput(f"prune: {fault['loc'][0]}: {fault['msg']}") from error
+
+
+def _amount(kind, target) -> float:
+    try:
+        return budget_target(kind, target)
+    except ValueError as error:
+        raise BadInput(f"budget: {error}") from error
+
+
+def _collect(loader) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """All images and, where every batch has them, labels; the loader is iterated exactly once."""
+    images, labels, held = [], [], 0
+    for item in loader:
+        batch, label = item if isinstance(item, (tuple, list)) else (item, None)
+        held += batch.numel() * batch.element_size()
+        if held > KEPT_LIMIT:
+            raise BadInput(f"loader: its batches take more than {KEPT_LIMIT / 2**30:g} GiB, which are held in memory; give fewer calibration images")
+        images.append(batch.detach().cpu())
+        labels.append(None if label is None else torch.as_tensor(label).cpu())
+    if not images:
+        raise BadInput("loader: yields no batch; give calibration images")
+    return torch.cat(images), torch.cat(labels) if all(label is not None for label in labels) else None
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """The calibration images as an endless scoring stream."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    batch: int
+
+    def block(self, start: int, stop: int):
+        """Batches of the positions start..stop-1; a batch never straddles the wrap."""
+        while start < stop:
+            first = start % len(self.images)
+            last = min(first + self.batch, first + stop - start, len(self.images))
+            yield Batch(self.images[first:last], self.labels[first:last])
+            start += last - first
+
+
+def _search(dense, units: Units, widths, options: Prune, images, labels, seed) -> dict[str, Choice]:
+    """The committed choice of every unit; journal and artifacts live in a temporary folder."""
+    scoring = Scoring(threads=torch.get_num_threads())
+    samples = min(options.calibration_samples or 0, len(images))
+    stream = _Memory(images, torch.zeros(len(images), dtype=torch.long) if labels is None else labels, scoring.batch)
+    with tempfile.TemporaryDirectory(prefix="goodsubnets-") as folder:
+        bench = Bench(dense, units, stream, scoring, Path(folder), _device(dense), seed)
+        executor = InProcess(bench) if options.mode else None
+        journal = Journal(Path(folder) / "journal.jsonl", lambda event: None)
+        coordinator = Coordinator(executor, journal, Path(folder), scoring, samples, lambda event: None)
+        measured = None
+        if options.mode == "independent":
+            grams = coordinator.dense_grams()
+            measured = Measured({n: dense_quadratic(dense, units.units[n], gram) for n, gram in grams.items()}, {})
+        prune_units(Job(dense, units, widths, options, seed, measured), coordinator)
+        journal.close()
+        return {commit.unit: load_choice(Path(folder), commit) for commit in coordinator.committed}
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
