@@ -61,17 +61,18 @@ def statistics_settings(config: Config) -> dict | None:
 
 
 def search_settings(config: Config) -> dict:
-    prune, measures = config.prune, config.prune.mode is not None
-    scoring = _scoring(config) if measures else dict.fromkeys(_scoring(config))
-    searches_loss = prune.selector == "loss"
-    if not (measures and prune.refit != "none" or prune.selector == "reconstruction"):
+    """A search of mode independent reads samples only through the statistics stage."""
+    prune = config.prune
+    asks = prune.mode == "sequential"
+    scoring = _scoring(config) if asks else dict.fromkeys(_scoring(config))
+    if not (asks and (prune.refit != "none" or prune.selector == "reconstruction")):
         scoring |= {"block_samples": None, "positions": None, "gram_limit": None}
     ((kind, target),) = config.budget.items()
     return {
         "prune": prune.model_dump(),
         "budget": {"kind": kind, "target": budget_target(kind, target)},
-        "scoring": scoring | {"block_candidates": config.scoring.block_candidates if searches_loss else None},
-        "seed": config.seed if measures or prune.selector == "random" else None,
+        "scoring": scoring | {"block_candidates": config.scoring.block_candidates if prune.selector == "loss" else None},
+        "seed": config.seed if asks or prune.selector == "random" else None,
     }
 
 

@@ -20,8 +20,6 @@ class Recipe(Section):
     clip: float | None = Field(1.0, gt=0)  # gradient norm
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     ema: float | None = Field(None, gt=0, lt=1)  # decay; when set, the average is the network that counts
-    distill: float = Field(0.0, ge=0, le=1)  # weight of the KL to the dense network
-    temperature: float = Field(2.0, gt=0)
     augment: Literal["crop+flip", "crop", "none"] = "crop+flip"
     threads: int = Field(2, ge=1)
     checkpoint_seconds: float = Field(30.0, ge=0)  # in no key: resuming gives the same result from any point
@@ -39,4 +37,5 @@ class ArmRecipe(Recipe):
     """The training of an arm; distillation from the dense network is on for every pruner alike."""
 
     lr: float = Field(0.05, gt=0)
-    distill: float = Field(1.0, ge=0, le=1)
+    distill: float = Field(1.0, ge=0, le=1)  # weight of the KL to the dense network
+    temperature: float = Field(2.0, gt=0)

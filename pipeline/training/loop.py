@@ -20,7 +20,7 @@ from pipeline.training.checkpoint import load_tensors, of_role, save_tensors, wi
 
 @dataclass(frozen=True)
 class Task:
-    """What a training needs beside the recipe: data, preprocessing, the seed, the teacher (None = no distillation)."""
+    """What a training needs beside the recipe: data, preprocessing, the seed, the teacher of an ArmRecipe (None = no distillation)."""
 
     split: Split
     preprocess: Preprocess
@@ -128,7 +128,7 @@ class _State:
             group["lr"] = self.lr
         logits = self.network(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        if teacher is not None and self.recipe.distill:
+        if teacher is not None:
             loss = (1 - self.recipe.distill) * loss + self.recipe.distill * _divergence(logits, teacher, images, self.recipe.temperature)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
