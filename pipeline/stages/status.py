@@ -1,6 +1,7 @@
 """The state of a run, read from its files alone."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 from pipeline.config.errors import BadInput
@@ -25,10 +26,22 @@ def read_status(path: str) -> dict:
         "unit": of_stage.get("unit") if last.get("stage") == "search" else None,
         "step": of_stage.get("step"),
         "progress": 1.0 if state == "done" else min(done / total, 1.0) if done is not None and total else None,
-        "eta_seconds": 0.0 if state == "done" else None,
+        "eta_seconds": 0.0 if state == "done" else _eta(events, of_stage) if state == "running" else None,
         "workers": 1 if state == "running" else 0,
         "job": None,
     }
+
+
+def _eta(events: list[dict], work: dict) -> float | None:
+    """Seconds left of the task at work, from the rate of its own events; None while there are fewer than two."""
+    place, total = ("step" if "lr" in work else "done"), work.get("total")
+    same = [e for e in events if all(e.get(name) == work.get(name) for name in ("event", "stage", "total")) and place in e]
+    if len(same) < 2 or not total:
+        return None
+    first, last = same[0], same[-1]
+    seconds = (datetime.fromisoformat(last["time"]) - datetime.fromisoformat(first["time"])).total_seconds()
+    rate = (last[place] - first[place]) / seconds if seconds > 0 else 0.0
+    return (total - last[place]) / rate if rate > 0 else None
 
 
 def _state(folder: Path) -> str:
