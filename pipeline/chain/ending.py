@@ -21,8 +21,8 @@ from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.networks.zoo import load_weights
 from pipeline.stages.clock import Stopwatch
 from pipeline.stages.store import Done, Stage
+from pipeline.tensorfile import load_tensors
 from pipeline.training.arms import starting_network
-from pipeline.training.checkpoint import load_tensors
 from pipeline.training.loop import Task, train
 
 LAST, BEST = "last.safetensors", "best.safetensors"

@@ -35,7 +35,7 @@ from pipeline.selection.budgets import Allocation, Budget, uniform
 from pipeline.selection.elimination import Pick, forward
 from pipeline.stages.clock import Stopwatch
 from pipeline.stages.store import Done, Stage
-from pipeline.training.checkpoint import save_tensors
+from pipeline.tensorfile import save_tensors
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pipeline.data.images import Preprocess
 from pipeline.data.prepare import Splits, find_origin, open_splits, prepare
 from pipeline.networks.zoo import Blueprint, blueprint, build, load_weights, preprocess_of, read_weights, unknown_argument, weights_file
 from pipeline.stages.store import Done, Stage
-from pipeline.training.checkpoint import load_tensors, save_tensors
+from pipeline.tensorfile import load_tensors, save_tensors
 from pipeline.training.loop import Task, train
 
 WEIGHTS, NETWORK = "weights.safetensors", "network.json"

@@ -8,7 +8,8 @@ from pipeline.config.files import read_json
 def summarise(folder: Path, row: dict) -> str:
     """Accuracies, cost, the table of units, what was left whole and why, and where everything lies."""
     stages = folder.parent / "stages"
-    search = read_json(stages / f"search-{row['stages']['search']}" / "done.json")["facts"]
+    done = stages / f"search-{row['stages']['search']}" / "done.json"
+    search = read_json(done)["facts"] if done.exists() else {"explained_share": {}, "left": {}}  # stages may be cleaned away
     units = read_json(folder / "arch.json")["units"]
     pruner = ", ".join(str(row[name]) for name in ("selector", "engine", "mode", "refit", "allocation") if row[name])
     lines = [

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+import torch
+from safetensors.numpy import load_file
 
 from pipeline.config.digests import sha256_of
 from pipeline.config.errors import BadInput, Stopped
-from pipeline.config.files import replacing
 from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.tensorfile import save_tensors
 
 VALIDATION_SAMPLES = {"imagenet": 10_000}
 VALIDATION_DEFAULT, VALIDATION_SHARE = 5_000, 10
@@ -31,18 +32,15 @@ def save_index(manifest: Manifest, scanned, path: Path) -> None:
     if manifest.split == "train":
         validation[sorted(range(len(samples)), key=digests.__getitem__)[: validation_samples(manifest)]] = 1
     keys = [sample.key.encode() for sample in samples]
-    with replacing(path) as temporary:
-        save_file(
-            {
-                "label": np.array([sample.label for sample in samples], np.int64),
-                "offset": np.array([sample.offset for sample in samples], np.int64),
-                "size": np.array([sample.size for sample in samples], np.int64),
-                "validation": validation,
-                "key_bytes": np.frombuffer(b"".join(keys), np.uint8),
-                "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
-            },
-            temporary,
-        )
+    arrays = {
+        "label": np.array([sample.label for sample in samples], np.int64),
+        "offset": np.array([sample.offset for sample in samples], np.int64),
+        "size": np.array([sample.size for sample in samples], np.int64),
+        "validation": validation,
+        "key_bytes": np.frombuffer(bytearray(b"".join(keys)), np.uint8),
+        "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
+    }
+    save_tensors(path, {name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pipeline.config.files import write_json
 from pipeline.networks import zoo
 from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.networks.units import Units, find_units
-from pipeline.training.checkpoint import save_tensors
+from pipeline.tensorfile import save_tensors
 
 ARCH, WEIGHTS = "arch.json", "model.safetensors"
 

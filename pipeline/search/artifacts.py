@@ -8,7 +8,7 @@ from pipeline.config.digests import sha256_of
 from pipeline.config.errors import Failed
 from pipeline.networks.shrink import Choice
 from pipeline.search.question import Commit
-from pipeline.training.checkpoint import load_tensors, save_tensors
+from pipeline.tensorfile import load_tensors, save_tensors
 
 
 def save_choice(folder: Path, unit: str, choice: Choice, explained: float | None) -> Commit:

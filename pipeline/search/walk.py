@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.networks.shrink import neuron_columns
-from pipeline.training.checkpoint import load_tensors, save_tensors
+from pipeline.tensorfile import load_tensors, save_tensors
 
 GIB = 2**30
 

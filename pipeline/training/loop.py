@@ -15,7 +15,7 @@ from pipeline.data.images import Preprocess
 from pipeline.data.index import Split
 from pipeline.data.streams import ScoringStream, epoch_length, training_epoch, validation_order
 from pipeline.evaluation.accuracy import top_correct
-from pipeline.training.checkpoint import load_tensors, of_role, save_tensors, with_role
+from pipeline.tensorfile import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class _State:
     def save(self, path: Path) -> None:
         names = {parameter: name for name, parameter in self.network.named_parameters()}
         momentum = {names[p]: s["momentum_buffer"] for p, s in self.optimizer.state.items() if s.get("momentum_buffer") is not None}
-        tensors = with_role("network", self.network.state_dict()) | with_role("momentum", momentum) | with_role("average", self.average or {})
+        tensors = _with_role("network", self.network.state_dict()) | _with_role("momentum", momentum) | _with_role("average", self.average or {})
         save_tensors(path, tensors, {"epoch": self.epoch, "in_epoch": self.in_epoch, "loss_sum": self.loss_sum, "history": self.history})
 
     def restore(self, path: Path, device) -> None:
@@ -158,11 +158,11 @@ class _State:
             return
         tensors, meta = load_tensors(path)
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        self.network.load_state_dict(of_role("network", tensors))
+        self.network.load_state_dict(_of_role("network", tensors))
         parameters = dict(self.network.named_parameters())
-        for name, tensor in of_role("momentum", tensors).items():
+        for name, tensor in _of_role("momentum", tensors).items():
             self.optimizer.state[parameters[name]]["momentum_buffer"] = tensor
-        self.average = of_role("average", tensors) if self.average is not None else None
+        self.average = _of_role("average", tensors) if self.average is not None else None
         self.epoch, self.in_epoch, self.loss_sum, self.history = (meta[key] for key in ("epoch", "in_epoch", "loss_sum", "history"))
 
 
@@ -187,3 +187,11 @@ def _move_average(average, state, decay) -> None:
             average[name].lerp_(tensor.detach(), 1 - decay)
         else:
             average[name].copy_(tensor)
+
+
+def _with_role(role: str, tensors: dict) -> dict:
+    return {f"{role}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _of_role(role: str, tensors: dict) -> dict:
+    return {name.removeprefix(f"{role}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{role}/")}

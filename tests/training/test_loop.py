@@ -13,7 +13,7 @@ from pipeline.data.index import Split, save_index
 from pipeline.data.manifest import load_manifest
 from pipeline.data.shards import verify_manifest
 from pipeline.networks.small import tiny
-from pipeline.training.checkpoint import load_tensors
+from pipeline.tensorfile import load_tensors
 from pipeline.training.loop import Task, _State, train
 
 GREY = Preprocess(1, 28, (0.5,), (0.25,))
