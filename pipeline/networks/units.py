@@ -4,7 +4,7 @@ import operator
 from dataclasses import dataclass, field
 
 import torch
-from timm.layers import SelectAdaptivePool2d
+from timm.layers import Conv2dSame, SelectAdaptivePool2d
 from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,11 +14,12 @@ from pipeline.networks.graph import Graph
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Mish)
 POOLS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, SelectAdaptivePool2d)
-NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)
+NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout2d)
 ACTIVATION_FUNCTIONS = {functional.relu, functional.relu6, functional.gelu, functional.silu, functional.hardswish, torch.relu, torch.sigmoid, torch.tanh}
-NEUTRAL_FUNCTIONS = {functional.dropout, torch.flatten, functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d}
+NEUTRAL_FUNCTIONS = {functional.dropout, functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d}
 ADDS = {operator.add, torch.add, operator.iadd}
-METHODS = {"flatten", "contiguous"}
+FLATTENS = {torch.flatten, "flatten"}
+METHODS = {"contiguous"}
 ABOUT_SHAPES = {"getattr", "eq", "_assert", "size", "dim"}
 
 
@@ -50,9 +51,13 @@ class Units:
 
 @dataclass(eq=False)
 class _Group:
-    """Channels that must be cut together, while they are being followed through the graph."""
+    """Channels that must be cut together, while they are being followed through the graph.
+
+    `layout`: where the channels are. "maps" (B, C, H, W); "flat" (B, C x positions); "last" (..., C); "" = not known.
+    """
 
     width: int
+    layout: str = ""
     producers: list = field(default_factory=list)
     followers: list = field(default_factory=list)
     consumers: list = field(default_factory=list)  # (path, columns, cut)
@@ -125,8 +130,10 @@ def _follow(network, graph) -> list[_Group]:
                     group.unsupported.append((path, shared[path]))
         elif node.op in ("call_function", "call_method") and (node.target in ADDS and len(sources) == 2):
             group_of[node] = _join(sources, path, groups, group_of)
-        elif len(sources) == 1 and (node.target in ACTIVATION_FUNCTIONS or node.target in NEUTRAL_FUNCTIONS or node.target in METHODS):
+        elif len(sources) == 1 and _is_neutral(node):
             sources[0].active |= node.target in ACTIVATION_FUNCTIONS
+            if node.target in FLATTENS:
+                sources[0].layout = "flat"
             group_of[node] = sources[0]
         else:
             group_of[node] = new(width=0)
@@ -135,41 +142,73 @@ def _follow(network, graph) -> list[_Group]:
     return groups
 
 
+def _is_neutral(node) -> bool:
+    """Whether an operation acts on each channel alone and keeps the channels where they are, or flattens behind them."""
+    if node.target in FLATTENS:
+        given = dict(zip(("start_dim", "end_dim"), node.args[1:])) | node.kwargs
+        return given.get("start_dim", 0) == 1 and given.get("end_dim", -1) == -1
+    return node.target in ACTIVATION_FUNCTIONS or node.target in NEUTRAL_FUNCTIONS or node.target in METHODS
+
+
 def _through_module(module, path, position, group, new) -> _Group:
     """Sort one module call in; the group of its output."""
     kind = type(module).__name__
+    if _changes_its_weight(module):
+        group.unsupported.append((path, f"{kind}, whose forward changes its weight,"))
+        return new(width=0, unsupported=[(path, f"{kind}, whose forward changes its weight,")])
     if isinstance(module, nn.Conv2d) and module.groups > 1:
         if module.groups == module.in_channels == module.out_channels:
             group.followers.append(path)
             return group
         group.unsupported.append((path, f"grouped {kind}"))
-        return new(width=module.out_channels, producers=[path], unsupported=[(path, f"grouped {kind}")])
+        return new(width=module.out_channels, layout="maps", producers=[path], unsupported=[(path, f"grouped {kind}")])
     if isinstance(module, (nn.Conv2d, nn.Linear)):
+        is_map = isinstance(module, nn.Conv2d)
         columns = _columns(module, group)
         if columns is None:
-            group.unsupported.append((path, f"{kind} of unusual shape"))
+            group.unsupported.append((path, f"{kind} that does not read the channels column by column"))
         group.consumers.append((path, columns, position))
-        return new(width=module.out_channels if isinstance(module, nn.Conv2d) else module.out_features, producers=[path])
+        layout = "maps" if is_map else "flat" if group.layout == "flat" else "last"
+        return new(width=module.out_channels if is_map else module.out_features, layout=layout, producers=[path])
+    if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
+        group.layout = "flat"
+        return group
     if isinstance(module, _BatchNorm):
         if module.num_features != group.width:
             group.unsupported.append((path, f"{kind} over {module.num_features} features of {group.width} channels"))
         group.followers.append(path)
         group.active |= hasattr(module, "act") and not isinstance(module.act, nn.Identity)
-    elif isinstance(module, ACTIVATIONS) or type(module).__module__ == "timm.layers.activations":
+        return group
+    if isinstance(module, ACTIVATIONS) or type(module).__module__ == "timm.layers.activations":
         group.active = True
-    elif not isinstance(module, (*POOLS, *NEUTRAL)):
-        group.unsupported.append((path, kind))
-        return new(width=0, unsupported=[(path, kind)])
-    return group
+        return group
+    if isinstance(module, POOLS):
+        if isinstance(module, SelectAdaptivePool2d) and not isinstance(module.flatten, nn.Identity):
+            group.layout = "flat"
+        return group
+    if isinstance(module, NEUTRAL):
+        return group
+    group.unsupported.append((path, kind))
+    return new(width=0, unsupported=[(path, kind)])
+
+
+def _changes_its_weight(module) -> bool:
+    """Parametrised layers, and conv subclasses such as weight standardisation: cutting columns would change the others."""
+    exact = (nn.Conv2d, Conv2dSame, nn.Linear)
+    return isinstance(module, (nn.Conv2d, nn.Linear)) and (type(module) not in exact or hasattr(module, "parametrizations"))
 
 
 def _columns(module, group) -> int | None:
     """Columns of the consumer's weight per neuron, or None where they are not neuron after neuron."""
+    if not group.width:
+        return 1  # the network's input, or channels that are left whole anyway
     if isinstance(module, nn.Linear):
-        return module.in_features // group.width if group.width and module.in_features % group.width == 0 else (1 if not group.width else None)
+        whole = module.in_features % group.width == 0 and (group.layout == "flat" or group.layout == "last" and module.in_features == group.width)
+        return module.in_features // group.width if whole else None
     k = module.kernel_size[0] * module.kernel_size[1]
     plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return k if plain or (k == 1 and module.stride == (1, 1)) else None
+    fits = group.layout == "maps" and module.in_channels == group.width
+    return k if fits and (plain or (k == 1 and module.stride == (1, 1))) else None
 
 
 def _join(sources, path, groups, group_of) -> _Group:
