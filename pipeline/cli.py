@@ -1,21 +1,24 @@
 """The console command: verbs to functions, exceptions to exit codes; no logic of its own."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
+import traceback
 
 from pipeline.config.errors import BadInput, Failed, Stopped
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; 0 done, 1 failed, 2 bad input, 75 stopped but resumable."""
-    for name in SIGNALS:
-        signal.signal(getattr(signal, name), _stop)
     options = _parser().parse_args(arguments)
     try:
+        for name in SIGNALS:
+            signal.signal(getattr(signal, name), _stop)
         options.verb(options)
         sys.stdout.flush()
         return 0
@@ -25,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (BadInput, Failed, Stopped) as error:
         return _report(options, error, error.exit_code)
     except OSError as error:
-        if error.errno in _disk_full():
+        if error.errno in DISK_FULL:
             return _report(options, Stopped(f"{error.filename or 'a file'}: {error.strerror}; make room and run the same command"), 75)
         return _report(options, error, 1)
     except Exception as error:
@@ -34,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _report(options, error, code: int) -> int:
     if options.debug:
-        raise error
+        traceback.print_exception(error)
     known = isinstance(error, (BadInput, Failed, Stopped, OSError))
     text = str(error) if known else f"{type(error).__name__}: {error} (this is a fault of the program; --debug shows where)"
     print(f"gfs: error: {' '.join(text.split())}", file=sys.stderr)
@@ -42,13 +45,9 @@ def _report(options, error, code: int) -> int:
 
 
 def _stop(number, frame):
+    for name in SIGNALS:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)  # one is enough: the way out must not be cut short
     raise Stopped(f"stopped by {signal.Signals(number).name}; run the same command to go on")
-
-
-def _disk_full() -> tuple:
-    import errno
-
-    return errno.ENOSPC, errno.EDQUOT
 
 
 class _Parser(argparse.ArgumentParser):

@@ -10,7 +10,7 @@ from pipeline.chain.result import result_row
 from pipeline.chain.selection import find_target, run_search, run_shrink, run_statistics
 from pipeline.chain.sources import dense_stage, plan_of, run_data, run_dense
 from pipeline.config.digests import digest
-from pipeline.config.errors import BadInput
+from pipeline.config.errors import BadInput, Stopped
 from pipeline.config.files import read_json, write_json
 from pipeline.config.settings import Config
 from pipeline.config.yaml import dump
@@ -64,7 +64,7 @@ def run_chain(config: Config, until: str | None = None) -> Finished:
             recorder({"event": "run", "run": folder.name, "state": "running"})
             context = Context(config, Store(Path(config.runs_dir), device), recorder)
             return _run_stages(context, folder, {"run": folder.name, **identity}, until)
-        except Exception as error:
+        except (Exception, Stopped) as error:
             code = getattr(error, "exit_code", 1)
             recorder({"event": "error", "code": code, "message": str(error)})
             if code != 75:

@@ -11,8 +11,11 @@ class UnsupportedModule(BadInput):
     """A module that cannot be pruned safely; the message starts with its path."""
 
 
-class Stopped(Exception):
-    """Work stopped in a state from which the same command goes on."""
+class Stopped(BaseException):
+    """Work stopped in a state from which the same command goes on.
+
+    No Exception: a signal raises it anywhere, and code that turns exceptions into errors must let it through.
+    """
 
     exit_code = 75
 

@@ -107,12 +107,19 @@ class Store:
             write_json(folder / "settings.json", stage.settings)
         else:
             _same_environment(folder, now)
+            _remove_leftovers(folder)
         try:
             yield
         except BadInput:
             if fresh:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What a kill left behind: half-written files and spilled activations."""
+    for path in [*folder.rglob(".*.tmp"), *folder.glob(".walk-*")]:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _same_environment(folder: Path, now: dict) -> None:
