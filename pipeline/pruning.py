@@ -3,6 +3,7 @@
 import copy
 import difflib
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from pipeline.config.errors import BadInput, Failed
-from pipeline.config.rules import resolve_prune
+from pipeline.config.rules import resolve_prune, warnings_of
 from pipeline.config.settings import Prune, Scoring, budget_target
 from pipeline.data.streams import Batch
 from pipeline.journal import Journal
@@ -19,7 +20,7 @@ from pipeline.networks.cost import CostTable
 from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
 from pipeline.networks.saved import arch_of, save_pruned
 from pipeline.networks.shrink import Choice, apply_choice
-from pipeline.networks.units import Units, find_units
+from pipeline.networks.units import Units, find_units, without_large
 from pipeline.networks.zoo import Blueprint
 from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
 from pipeline.search.actor import Bench
@@ -61,6 +62,10 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
         raise BadInput("loader: selector 'loss' needs (batch, label) pairs; give labels, or take selector 'reconstruction'")
     dense = copy.deepcopy(model).eval()
     units = find_units(dense, options.units)
+    if options.selector == "reconstruction" or options.refit != "none":
+        units = without_large(units, Scoring().gram_limit)
+    for warning in warnings_of(options):
+        warnings.warn(warning, stacklevel=2)
     table = CostTable(dense, units, images[:1].to(_device(dense)))
     ((kind, target),) = budget.items()
     widths = uniform(Budget(kind, _amount(kind, target)), table, {n: u.width for n, u in units.units.items()}).widths
@@ -103,7 +108,10 @@ def _collect(loader) -> tuple[torch.Tensor, torch.Tensor | None]:
     """All images and, where every batch has them, labels; the loader is iterated exactly once."""
     images, labels, held = [], [], 0
     for item in loader:
-        batch, label = item if isinstance(item, (tuple, list)) else (item, None)
+        parts = item if isinstance(item, (tuple, list)) else (item,)
+        if len(parts) not in (1, 2) or not isinstance(parts[0], torch.Tensor):
+            raise BadInput(f"loader: yields {type(item).__name__} of {len(parts)}; give tensors of images, or (images, labels) pairs")
+        batch, label = (*parts, None)[:2]
         held += batch.numel() * batch.element_size()
         if held > KEPT_LIMIT:
             raise BadInput(f"loader: its batches take more than {KEPT_LIMIT / 2**30:g} GiB, which are held in memory; give fewer calibration images")

@@ -56,8 +56,8 @@ def run_chain(config: Config, until: str | None = None) -> Finished:
     identity = {"run_hash": run_hash(config)}
     folder = run_folder(config.runs_dir, config.name, identity["run_hash"])
     with Lock(folder, f"run {folder.name}"):
-        if until is None and (folder / "result.json").exists():
-            return Finished(folder, folder, read_json(folder / "result.json"))
+        if (folder / "result.json").exists():
+            return _finished(folder, config, until)
         begin_run(folder, dump(config.model_dump(mode="json")), device)
         recorder = Recorder(folder)
         try:
@@ -72,6 +72,15 @@ def run_chain(config: Config, until: str | None = None) -> Finished:
             raise
         finally:
             recorder.close()
+
+
+def _finished(folder: Path, config: Config, until: str | None) -> Finished:
+    """A run that is done, found as it is; nothing is written."""
+    row = read_json(folder / "result.json")
+    if until is None:
+        return Finished(folder, folder, row)
+    key = row["stages"].get(until)
+    return Finished(_named(Path(config.runs_dir) / "stages" / f"{until}-{key}" if key else None, until), folder, None)
 
 
 def _run_stages(context: Context, folder: Path, identity: dict, until: str | None) -> Finished:
@@ -93,7 +102,7 @@ def _run_stages(context: Context, folder: Path, identity: dict, until: str | Non
     check_gate(context, dense, data)
     statistics = run_statistics(context, data, dense)
     if reached("statistics", statistics):
-        return Finished(_stage_folder(statistics, "statistics"), folder, None)
+        return Finished(_named(statistics and statistics.folder, "statistics"), folder, None)
     search = run_search(context, data, dense, statistics)
     if reached("search", search):
         return Finished(search.folder, folder, None)
@@ -102,7 +111,7 @@ def _run_stages(context: Context, folder: Path, identity: dict, until: str | Non
         return Finished(shrink.folder, folder, None)
     arm = run_train(context, data, dense, shrink)
     if reached("train", arm):
-        return Finished(_stage_folder(arm, "train"), folder, None)
+        return Finished(_named(arm and arm.folder, "train"), folder, None)
     evaluate = run_evaluate(context, data, dense, shrink, arm)
     if reached("evaluate", evaluate):
         return Finished(evaluate.folder, folder, None)
@@ -114,10 +123,10 @@ def _run_stages(context: Context, folder: Path, identity: dict, until: str | Non
     return Finished(folder, folder, row)
 
 
-def _stage_folder(stage: Done | None, name: str) -> Path:
-    if stage is None:
-        raise BadInput(f"--until: this run has no stage {name}: its settings leave it out")
-    return stage.folder
+def _named(folder: Path | None, until: str) -> Path:
+    if folder is None:
+        raise BadInput(f"--until: this run has no stage {until}: its settings leave it out")
+    return folder
 
 
 def check_gate(context: Context, dense, data: Done) -> None:

@@ -58,7 +58,7 @@ def count_layers(network: nn.Module, images: torch.Tensor) -> list[Layer]:
     try:
         network.eval()
         with torch.inference_mode():
-            network(images)
+            network(images.clone())
     finally:
         network.train(was_training)
         for handle in handles:

@@ -45,5 +45,5 @@ def folding_difference(network: nn.Module, units: Units, choices: dict[str, Choi
         apply_choice(shrunk, units.units[name], choice)
     images = images.to("cpu", dtype)
     with torch.no_grad():
-        expected, found = gated(network, units, choices)(images), shrunk(images)
+        expected, found = gated(network, units, choices)(images.clone()), shrunk(images.clone())
     return float((expected - found).abs().max() / expected.abs().max().clamp_min(torch.finfo(dtype).tiny))

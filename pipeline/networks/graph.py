@@ -50,6 +50,8 @@ class Graph:
         if not inputs or any(node.users for node in inputs[1:]):
             raise UnsupportedModule(f"{type(network).__name__}: forward takes {len(inputs)} inputs; one batch of images is supported")
         self.input, self.output = inputs[0], self.nodes[-1]
+        if not isinstance(self.output.args[0], fx.Node):
+            raise UnsupportedModule(f"{type(network).__name__}: forward returns {type(self.output.args[0]).__name__}; one tensor of logits is supported")
 
     def run(self, network: nn.Module, values: dict, start: int, stop: int) -> dict:
         """Run steps start..stop-1 of `network` from the values live at `start`; the values live at `stop`."""
@@ -74,7 +76,7 @@ class Graph:
         """(live values, cut) before the first step that computes."""
         start = self.index[self.input] + 1
         others = {n: None for n in self.nodes[:start] if n.op == "placeholder" and n is not self.input}
-        values = others | {self.input: images}
+        values = others | {self.input: images.clone()}  # some networks normalise their input in place
         return {node: values[node] for node in self.live[start]}, start
 
     def finish(self, network: nn.Module, values: dict, start: int) -> torch.Tensor:

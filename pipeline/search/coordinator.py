@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.config.errors import Failed
 from pipeline.config.settings import Scoring
 from pipeline.journal import Journal
 from pipeline.networks.shrink import Choice
@@ -45,12 +46,15 @@ class Coordinator:
     def quadratic(self, unit: Unit, weight: torch.Tensor) -> Quadratic:
         """The unit's quadratic in the network as shrunk so far, against the dense one."""
         (answer,) = self.ask("gram", unit.name, self.calibration_blocks())
+        _refuse_infinite(unit.name, answer.sums)
         gram, cross = (torch.from_numpy(answer.sums[name]) for name in ("gram", "cross"))
         return Quadratic(gram, cross, float(answer.sums["total"]), weight.double().cpu(), unit.columns, torch.finfo(weight.dtype).eps)
 
     def dense_grams(self) -> dict[str, torch.Tensor]:
         """G of every unit in the dense network: one pass."""
         (answer,) = self.ask("gram_dense", None, self.calibration_blocks())
+        for name, value in answer.sums.items():
+            _refuse_infinite(name, {"gram": value})
         return {name: torch.from_numpy(value) for name, value in answer.sums.items()}
 
     def losses(self, unit: str, step: int, candidates: list[int], picks: list[int]) -> np.ndarray:
@@ -82,3 +86,8 @@ class Coordinator:
         line = {"kind": "unit", "unit": unit, "kept": list(choice.kept), "stop_reason": stop_reason}
         self.journal.commit(*picks, line | {"artifact": commit.artifact, "sha256": commit.sha256})
         self.committed += (commit,)
+
+
+def _refuse_infinite(unit: str, sums: dict[str, np.ndarray]) -> None:
+    if not all(np.isfinite(value).all() for value in sums.values()):
+        raise Failed(f"unit {unit}: its activations are not finite on the calibration images; check the weights and the images")

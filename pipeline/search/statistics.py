@@ -37,7 +37,7 @@ def gram(actor, question) -> Answer:
         _accumulate(sums, "gram", rows.T @ rows)
         _accumulate(sums, "cross", target.T @ rows)
         _accumulate(sums, "total", (target.double() ** 2).sum())
-        count += len(next(iter(dense.values())))
+        count += len(_entering(actor, unit, dense))
     return Answer(sums, count)
 
 
@@ -48,7 +48,7 @@ def loss(actor, question) -> Answer:
     output by one neuron's term, so it costs only the suffix; all candidates of a block ride in one batch.
     """
     unit, graph = actor.unit(question.unit), actor.bench.units.graph
-    key = (question.unit, question.step, question.samples)
+    key = (question.unit, question.picks, question.samples)
     if actor.prefix is None or actor.prefix[0] != key:
         actor.prefix = (key, [_prefix(actor, unit, question.picks, batch) for batch in actor.bench.stream.block(*question.samples)])
     consumer = actor.shrunk.get_submodule(unit.consumer)
@@ -74,7 +74,7 @@ def _prefix(actor, unit, picks, batch):
     graph, consumer = actor.bench.units.graph, actor.shrunk.get_submodule(unit.consumer)
     values, start = graph.begin(batch.images.to(actor.bench.device))
     values = graph.run(actor.shrunk, values, start, unit.cut)
-    entering = values[graph.nodes[unit.cut].args[0]]
+    entering = _entering(actor, unit, values)
     rows, shape = input_columns(consumer, entering), output_shape(consumer, entering)
     base = rows.new_zeros(len(rows), shape[-1])
     if picks:
@@ -88,7 +88,7 @@ def _prefix(actor, unit, picks, batch):
 
 def _rows(actor, unit, values, place) -> torch.Tensor:
     """The consumer's input columns at the cut; with `scoring.positions` only that many positions per image, drawn by name."""
-    entering = values[actor.bench.units.graph.nodes[unit.cut].args[0]]
+    entering = _entering(actor, unit, values)
     rows = input_columns(actor.dense.get_submodule(unit.consumer), entering)
     wanted, images = actor.bench.scoring.positions, len(entering)
     if wanted is None or len(rows) // images <= wanted:
@@ -96,6 +96,11 @@ def _rows(actor, unit, values, place) -> torch.Tensor:
     each = len(rows) // images
     picks = [draw("positions", actor.bench.seed, unit.name, place + i).permutation(each)[:wanted] + i * each for i in range(images)]
     return rows[torch.from_numpy(np.concatenate(picks)).to(rows.device)]
+
+
+def _entering(actor, unit, values) -> torch.Tensor:
+    """What the consumer reads at the cut."""
+    return values[actor.bench.units.graph.nodes[unit.cut].all_input_nodes[0]]
 
 
 def _accumulate(sums: dict, name: str, value: torch.Tensor) -> None:

@@ -41,9 +41,8 @@ class Walk:
 
     def at(self, unit: str, samples: tuple[int, int]):
         """(dense values, drifted values) of each batch of a sample block at the unit's cut."""
-        walked, batches = self.held.pop(samples, (0, None))
-        if batches is None:
-            batches = (self._begin(batch.images) for batch in self.bench.stream.block(*samples))
+        walked, waiting = self.held.pop(samples, (0, []))
+        batches = _emptied(waiting) if walked else (self._begin(batch.images) for batch in self.bench.stream.block(*samples))
         order = list(self.bench.units.units.values())
         target = [u.name for u in order].index(unit)
         moved = []
@@ -54,12 +53,12 @@ class Walk:
                 dense, drifted = self._advance(dense, drifted, order, at)
                 at += 1
             yield dense, drifted
-            moved.append(self._store(dense, drifted, samples, number))
+            moved.append(self._store(dense, drifted, samples, number, waiting + moved))
         self.held[samples] = (target + 1, moved)
 
     def _begin(self, images):
-        values, _ = self.graph.begin(images.to(self.bench.device))
-        return values, dict(values)
+        images = images.to(self.bench.device)
+        return self.graph.begin(images)[0], self.graph.begin(images)[0]
 
     def _advance(self, dense, drifted, order, position):
         """From the cut of the unit before `position` (or the input) to the cut of unit `position`."""
@@ -67,24 +66,25 @@ class Walk:
         if position:
             drifted = self._slice(drifted, order[position - 1])
         stop = order[position].cut
-        return self.graph.run(self.dense, dense, start, stop), self.graph.run(self.drifted, drifted, start, stop)
+        ends = (self.graph.run(network, values, start, stop) for network, values in ((self.dense, dense), (self.drifted, drifted)))
+        return tuple({node: _in_one_layout(value) for node, value in values.items()} for values in ends)
 
     def _slice(self, values, unit):
         """Leave only the kept neurons in the input of a committed unit's consumer."""
-        node = self.graph.nodes[unit.cut].args[0]
+        node = self.graph.nodes[unit.cut].all_input_nodes[0]
         consumer, kept = self.drifted.get_submodule(unit.consumer), self.kept[unit.name]
         dimension = -1 if isinstance(consumer, nn.Linear) else 1
         picks = neuron_columns(kept, unit.columns if dimension == -1 else 1).to(values[node].device)
         return values | {node: values[node].index_select(dimension, picks)}
 
-    def _store(self, dense, drifted, samples, number):
-        """The batch as it is kept: in memory, or a file once the memory limit is reached."""
+    def _store(self, dense, drifted, samples, number, block):
+        """The batch as it is kept: in memory, or a file once the memory limit is reached; `block` = what else its block holds."""
         sizes = [value.numel() * value.element_size() for values in (dense, drifted) for value in values.values()]
-        held = sum(size for _, batches in self.held.values() for *_, size in batches)
+        held = sum(size for batches in (block, *(batches for _, batches in self.held.values())) for *_, size in batches)
         if held + sum(sizes) <= self.bench.scoring.memory_limit * GIB:
             return dense, drifted, sum(sizes)
         self.spill = self.spill or tempfile.TemporaryDirectory(dir=self.bench.folder, prefix=".walk-")
-        path = Path(self.spill.name) / f"{samples[0]}-{number}.safetensors"
+        path = Path(self.spill.name) / f"{samples[0]}-{samples[1]}-{number}.safetensors"
         names = {node: str(self.graph.index[node]) for node in dense}
         save_tensors(path, {f"dense/{names[n]}": v for n, v in dense.items()} | {f"drifted/{names[n]}": v for n, v in drifted.items()})
         return path, None, 0
@@ -93,10 +93,22 @@ class Walk:
         if not isinstance(batch[0], Path):
             return batch[0], batch[1]
         tensors, _ = load_tensors(batch[0])
-        device = self.bench.device
+        found: dict[str, dict] = {"dense": {}, "drifted": {}}
+        for name, tensor in tensors.items():
+            role, _, index = name.partition("/")
+            found[role][self.graph.nodes[int(index)]] = _in_one_layout(tensor.to(self.bench.device))
+        return found["dense"], found["drifted"]
 
-        def values(role):
-            found = {self.graph.nodes[int(name.partition("/")[2])]: tensor for name, tensor in tensors.items() if name.startswith(role)}
-            return {n: t.to(device).contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t.to(device) for n, t in found.items()}
 
-        return values("dense"), values("drifted")
+def _emptied(batches: list):
+    """The batches, each let go of as the next is taken."""
+    while batches:
+        yield batches.pop(0)
+
+
+def _in_one_layout(value: torch.Tensor) -> torch.Tensor:
+    """Maps with channels last, all else contiguous, to the last stride: what was on disk then gives the bytes of what was not."""
+    if value.ndim != 4:
+        return value.contiguous()
+    wanted = torch.empty_like(value, memory_format=torch.channels_last)
+    return value if value.stride() == wanted.stride() else wanted.copy_(value)

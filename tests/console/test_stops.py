@@ -1,0 +1,197 @@
+"""Stops (75), damage (1) and notices (0) through the installed command; what the other verbs print last."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CONSOLE, ROOT, run_gfs
+
+CONTRACTS = ROOT.parent / "shared/contracts/check.py"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, shards) -> dict:
+    """A finished run of the tiny network (trained here), its config and its runs directory."""
+    root = tmp_path_factory.mktemp("finished")
+    config = root / "small.yaml"
+    config.write_text(
+        f"name: small\ndata: {{source: {shards}}}\n"
+        "network: {model: 'pipeline.networks.small:tiny', num_classes: 3, in_chans: 1, img_size: 28, mean: [0.5], std: [0.25]}\n"
+        "dense: {epochs: 40, batch: 16, threads: 1}\nprune: {calibration_samples: 64}\ntrain: {epochs: 1, batch: 16, threads: 1}\n"
+        "scoring: {batch: 16, block_samples: 32, block_candidates: 4}\nevaluate: {recalibration_samples: 32, latency: false}\n"
+    )
+    done = run_gfs("run", "-c", config, f"runs_dir={root / 'runs'}")
+    assert done.returncode == 0, done.stderr
+    return {"config": config, "runs": root / "runs", "last": done.stdout.splitlines()[-1]}
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> dict:
+    """The finished run, copied so that it may be damaged."""
+    return finished | {"runs": Path(shutil.copytree(finished["runs"], tmp_path / "runs"))}
+
+
+def again(given, *overrides):
+    return run_gfs("run", "-c", given["config"], f"runs_dir={given['runs']}", *overrides)
+
+
+def unfinish(runs: Path, *stages) -> None:
+    """Make a finished run unfinished from the named stages on."""
+    for path in [*runs.glob("small-*/result.json"), *(p for s in stages for p in runs.glob(f"stages/{s}-*/done.json"))]:
+        path.unlink()
+
+
+def one_line(process_stderr: str) -> str:
+    lines = [line for line in process_stderr.splitlines() if line.startswith("gfs: error: ")]
+    assert len(lines) == 1 and "Traceback" not in process_stderr, process_stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2"])
+def test_a_signal_stops_resumably_and_the_same_command_ends_in_the_same_bytes(finished, tmp_path, name):
+    command = [CONSOLE, "run", "-c", finished["config"], f"runs_dir={tmp_path / 'runs'}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while not list(tmp_path.glob("runs/stages/dense-*")):
+        time.sleep(0.01)
+        assert process.poll() is None, process.stderr.read()
+    time.sleep(0.2)
+    process.send_signal(getattr(signal, name))
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    assert name in one_line(stderr) and "same command" in one_line(stderr)
+    assert not list(tmp_path.rglob("lock.json")) and not list(tmp_path.rglob("error.json"))
+    assert again({"config": finished["config"], "runs": tmp_path / "runs"}).returncode == 0
+    for pattern in ("stages/search-*/journal.jsonl", "small-*/model.safetensors"):
+        (here,), (there,) = tmp_path.glob(f"runs/{pattern}"), finished["runs"].glob(pattern)
+        assert here.read_bytes() == there.read_bytes()
+
+
+def test_a_run_locked_by_a_live_process_refuses_at_once_and_a_dead_ones_lock_is_taken_over(copied):
+    unfinish(copied["runs"])
+    (run,) = copied["runs"].glob("small-*")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"from pipeline.stages.lock import Lock\nimport time\nwith Lock({str(run)!r}, 'test'): print('held', flush=True); time.sleep(600)"],
+        stdout=subprocess.PIPE, cwd=ROOT,
+    )
+    assert holder.stdout.readline() == b"held\n"
+    refused = again(copied)
+    assert refused.returncode == 75 and run.name in one_line(refused.stderr) and str(holder.pid) in refused.stderr
+    status = run_gfs("status", run, "--json")
+    assert json.loads(status.stdout)["state"] == "running"
+    holder.kill()
+    holder.wait()
+    assert (run / "lock.json").exists()
+    assert json.loads(run_gfs("status", run, "--json").stdout)["state"] == "stopped"
+    assert again(copied).returncode == 0
+    assert not (run / "lock.json").exists()
+
+
+def test_shard_bytes_that_changed_after_they_were_verified_stop_resumably(copied, shards, tmp_path):
+    data = Path(shutil.copytree(shards, tmp_path / "shards"))
+    assert again(copied, f"data.source={data}", "--until", "data").returncode == 0
+    (stage,) = copied["runs"].glob("stages/data-*")
+    manifest = stage / "train/manifest.json"
+    manifest.write_text(manifest.read_text().replace(str(shards), str(data)))
+    done = json.loads((stage / "done.json").read_text())
+    from pipeline.config.digests import sha256_of
+
+    done["artifacts"]["train/manifest.json"] = sha256_of(manifest)
+    (stage / "done.json").write_text(json.dumps(done))
+    shutil.rmtree(next(copied["runs"].glob("stages/search-*")))
+    unfinish(copied["runs"])
+    shard = data / "train/train-00000.tar"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:5000] + b"X" + good[5001:])
+    stopped = again(copied)
+    assert stopped.returncode == 75 and str(shard) in one_line(stopped.stderr) and "sha256" in stopped.stderr
+    shard.write_bytes(good)
+    assert again(copied).returncode == 0
+
+
+def test_a_damaged_artifact_of_a_finished_stage_is_named_with_what_to_delete(copied):
+    unfinish(copied["runs"])
+    (weights,) = copied["runs"].glob("stages/shrink-*/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    failed = again(copied)
+    assert failed.returncode == 1
+    assert weights.parent.name in one_line(failed.stderr) and "delete this folder" in failed.stderr
+    shutil.rmtree(weights.parent)
+    assert again(copied).returncode == 0
+
+
+def test_a_flipped_bit_in_the_middle_of_a_journal_is_refused_with_its_line(copied):
+    unfinish(copied["runs"], "search")
+    (journal,) = copied["runs"].glob("stages/search-*/journal.jsonl")
+    lines = journal.read_bytes().split(b"\n")
+    lines[3] = lines[3].replace(b'"step":2', b'"step":3')
+    journal.write_bytes(b"\n".join(lines))
+    failed = again(copied)
+    assert failed.returncode == 1 and "line 4" in one_line(failed.stderr) and journal.parent.name in failed.stderr
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40])
+def test_a_torn_last_journal_line_is_cut_with_a_notice_and_the_journal_ends_the_same(copied, cut):
+    unfinish(copied["runs"], "search")
+    (journal,) = copied["runs"].glob("stages/search-*/journal.jsonl")
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-cut])
+    resumed = again(copied)
+    assert resumed.returncode == 0 and "torn last line" in resumed.stderr
+    assert journal.read_bytes() == whole
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid() != 0, reason="mounting a small file system needs root on Linux")
+def test_a_full_disk_stops_resumably(finished, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "none", small], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        stopped = run_gfs("run", "-c", finished["config"], f"runs_dir={small / 'runs'}")
+        assert stopped.returncode == 75 and "No space left" in one_line(stopped.stderr), stopped.stderr
+        assert not list(small.rglob(".*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
+        assert run_gfs("run", "-c", finished["config"], f"runs_dir={small / 'runs'}").returncode == 0
+    finally:
+        subprocess.run(["umount", small], check=False)
+
+
+def test_the_last_lines_of_the_verbs_are_those_of_the_contract(finished, image_folder, tmp_path):
+    assert Path(finished["last"]).name.startswith("small-") and Path(finished["last"]).parent == finished["runs"]
+    found = again(finished)
+    assert found.stdout.splitlines()[-1] == finished["last"] and "training" not in found.stderr
+    until = again(finished, "--until", "search")
+    assert Path(until.stdout.splitlines()[-1]).name.startswith("search-")
+    checked = run_gfs("check", "-c", finished["config"], f"runs_dir={finished['runs']}")
+    assert checked.returncode == 0 and checked.stdout.splitlines()[-1] == "ok"
+    assert "smallest" in checked.stdout and "estimate" in checked.stdout
+    made = run_gfs("shards", "make", image_folder, tmp_path / "made")
+    assert made.stdout.splitlines()[-1] == str(tmp_path / "made")
+    assert run_gfs("shards", "verify", tmp_path / "made").stdout.splitlines()[-1] == "ok"
+    assert run_gfs("shards", "verify", tmp_path / "made/train/manifest.json").stdout.splitlines()[-1] == "ok"
+
+
+def test_a_config_can_come_through_a_pipe(finished):
+    command = f"cat {finished['config']} | {CONSOLE} run -c /dev/stdin runs_dir={finished['runs']}"
+    piped = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert piped.returncode == 0 and piped.stdout.splitlines()[-1] == finished["last"], piped.stderr
+
+
+def test_what_a_finished_run_wrote_meets_the_contracts(finished):
+    if not CONTRACTS.exists():
+        pytest.skip("the contracts are not beside this checkout")
+    status = run_gfs("status", "--json", finished["last"])
+    (finished["runs"] / "status.json").write_text(status.stdout)
+    try:
+        for path in (finished["last"], finished["runs"] / "status.json", *finished["runs"].glob("stages/*")):
+            checked = subprocess.run([sys.executable, CONTRACTS, path], capture_output=True, text=True)
+            assert checked.returncode == 0, checked.stdout
+    finally:
+        (finished["runs"] / "status.json").unlink()
