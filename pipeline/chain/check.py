@@ -9,14 +9,13 @@ import torch
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.run import refuse_below_gate
 from pipeline.chain.selection import find_target, without_large
-from pipeline.chain.sources import Dense, dense_stage, open_dense, plan_of, untrained
+from pipeline.chain.sources import Dense, data_stage, dense_stage, open_dense, origin_of, plan_of, untrained
 from pipeline.chain.summary import budget_table
-from pipeline.config.errors import BadInput
 from pipeline.config.settings import Config
 from pipeline.data.images import normalise
-from pipeline.data.prepare import find_origin
+from pipeline.data.prepare import Origin, open_splits
 from pipeline.data.preview import preview
-from pipeline.data.streams import Batch
+from pipeline.data.streams import Batch, classes_missing, scoring_order
 from pipeline.evaluation.accuracy import top_correct
 from pipeline.networks.saved import example_images
 from pipeline.networks.zoo import load_weights, preprocess_of, read_weights, weights_file
@@ -30,14 +29,13 @@ GIB = 2**30
 def check_run(config: Config, say) -> None:
     """Config, data, network, dense gate, budgets, and an estimate of time, memory and disk. Raises BadInput."""
     context = Context(config, Store(Path(config.runs_dir), device_of(config)), lambda event: None)
-    plan, origin = plan_of(context), find_origin(config.data, config.network.num_classes)
-    if origin.classes != config.network.num_classes:
-        raise BadInput(f"network.num_classes: is {config.network.num_classes}, the data has {origin.classes} classes; make them equal")
+    plan, origin = plan_of(context), origin_of(config)
     samples = preview(config.data, origin)
     say(f"data: {samples['train'].total} training and {samples['test'].total} test images, {origin.classes} classes")
     lacking = samples["train"].classes_without_samples()
     if lacking:
         say(f"warning: no training sample of class {', '.join(map(str, lacking[:5]))}")
+    _warn_of_calibration(context, origin, say)
     dense, source = _dense(context, plan)
     say(f"network: {plan.model}, weights {source}")
     target = find_target(context, dense)
@@ -48,6 +46,16 @@ def check_run(config: Config, say) -> None:
         say(f"left whole: {name}: {reason}")
     _gate(context, dense, samples["test"], source, say)
     _estimate(context, dense, target, samples, say)
+
+
+def _warn_of_calibration(context: Context, origin: Origin, say) -> None:
+    """Classes that the calibration images lack; their order is known once the shards are made."""
+    data, samples = context.store.find(data_stage(context.config, origin)), context.config.prune.calibration_samples
+    if data is None or samples is None:
+        return
+    split = open_splits(data.folder).train
+    if lacking := classes_missing(split, scoring_order(split, context.config.seed), samples):
+        say(f"warning: the {samples} calibration images hold none of class {', '.join(lacking[:5])}")
 
 
 def _dense(context: Context, plan) -> tuple[Dense, str]:

@@ -15,7 +15,7 @@ from pipeline.config.files import read_json, write_json
 from pipeline.config.rules import warnings_of
 from pipeline.config.settings import budget_target
 from pipeline.data.prepare import open_splits
-from pipeline.data.streams import ScoringStream, scoring_order
+from pipeline.data.streams import ScoringStream, classes_missing, scoring_order
 from pipeline.journal import SCHEMA, Journal
 from pipeline.journal import read as read_journal
 from pipeline.networks.cost import CostTable
@@ -79,8 +79,12 @@ def without_large(units: Units, limit: int) -> Units:
 
 
 def bench_of(context: Context, dense: Dense, data: Done, units: Units, folder) -> Bench:
+    """What the actors of this run are given; a notice when the calibration images lack a class."""
     split = open_splits(data.folder).train
-    stream = ScoringStream(split, scoring_order(split, context.config.seed), dense.preprocess, context.config.scoring.batch)
+    order = scoring_order(split, context.config.seed)
+    if lacking := classes_missing(split, order, context.config.prune.calibration_samples or len(order)):
+        context.observe({"event": "notice", "message": f"prune.calibration_samples: no image of class {', '.join(lacking[:5])}; raise it"})
+    stream = ScoringStream(split, order, dense.preprocess, context.config.scoring.batch)
     return Bench(dense.network, units, stream, context.config.scoring, folder, context.device, context.config.seed)
 
 

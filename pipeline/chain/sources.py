@@ -10,8 +10,9 @@ from pipeline.chain.normalise import data_settings, dense_settings
 from pipeline.config.digests import number, sha256_of
 from pipeline.config.errors import BadInput
 from pipeline.config.files import read_json, write_json
+from pipeline.config.settings import Config
 from pipeline.data.images import Preprocess
-from pipeline.data.prepare import Splits, find_origin, open_splits, prepare
+from pipeline.data.prepare import Origin, Splits, find_origin, open_splits, prepare
 from pipeline.networks.zoo import Blueprint, blueprint, build, load_weights, preprocess_of, read_weights, unknown_argument, weights_file
 from pipeline.stages.store import Done, Stage
 from pipeline.tensorfile import load_tensors, save_tensors
@@ -20,13 +21,23 @@ from pipeline.training.loop import Task, train
 WEIGHTS, NETWORK = "weights.safetensors", "network.json"
 
 
-def run_data(context: Context) -> Done:
-    """Stage `data`. Raises BadInput when the classes are not the network's."""
-    config = context.config
+def origin_of(config: Config) -> Origin:
+    """Where the data comes from. Raises BadInput when the classes are not the network's."""
     origin = find_origin(config.data, config.network.num_classes)
     if origin.classes != config.network.num_classes:
         raise BadInput(f"network.num_classes: is {config.network.num_classes}, the data has {origin.classes} classes; make them equal")
-    stage = Stage("data", 1, data_settings(config), origin.inputs)
+    return origin
+
+
+def data_stage(config: Config, origin: Origin) -> Stage:
+    """Stage `data`: reads the source, or the manifests."""
+    return Stage("data", 1, data_settings(config), origin.inputs)
+
+
+def run_data(context: Context) -> Done:
+    """Stage `data`: shards, verified and indexed."""
+    config = context.config
+    origin = origin_of(config)
 
     def work(folder, guard):
         names = prepare(config.data, origin, folder, context.observe)
@@ -34,7 +45,7 @@ def run_data(context: Context) -> Done:
         _warn_of_missing_classes(context, splits)
         return names, {"train": splits.train.manifest.digest, "test": splits.test.manifest.digest}
 
-    return context.store.run(stage, work, context.observe)
+    return context.store.run(data_stage(config, origin), work, context.observe)
 
 
 def _warn_of_missing_classes(context, splits: Splits) -> None:

@@ -57,6 +57,12 @@ def scoring_order(split: Split, seed: int) -> np.ndarray:
     return order[~split.validation[order]]
 
 
+def classes_missing(split: Split, order: np.ndarray, samples: int) -> list[str]:
+    """Names of the classes of which the first `samples` positions of an order hold no image."""
+    seen = set(split.label[order[:samples]].tolist())
+    return [name for label, name in enumerate(split.manifest.classes) if label not in seen]
+
+
 def validation_order(split: Split) -> np.ndarray:
     """The validation samples in file order."""
     return np.flatnonzero(split.validation)

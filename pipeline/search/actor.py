@@ -38,6 +38,8 @@ class Actor:
 
     def __init__(self, bench: Bench):
         torch.set_num_threads(bench.scoring.threads)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # picks are compared in full float32
         self.bench = bench
         self.dense = copy.deepcopy(bench.network).to(bench.device, memory_format=torch.channels_last).eval()
         self.committed: dict[str, Choice] = {}

@@ -47,7 +47,11 @@ def forward(q: Quadratic, ridge: float, count: int | None = None) -> list[Pick]:
         open_[best] = False
         _eliminate(gram, cross, best, columns, q.tolerance)
     rest = [int(j) for j in torch.nonzero(open_).flatten()] + [int(j) for j in torch.nonzero(dead).flatten()]
-    return picks + [Pick(j, error / total, None, len(rest) - i) for i, j in enumerate(rest[: count - len(picks)])]
+    for i, j in enumerate(rest[: count - len(picks)]):
+        if strength > 0:  # its own pull toward the old weights is still in T'; without ridge it adds nothing
+            error = max(error - _eliminate(gram, cross, j, columns, q.tolerance), 0.0)
+        picks.append(Pick(j, error / total, None, len(rest) - i))
+    return picks
 
 
 def _traces(gram: torch.Tensor, columns: int) -> torch.Tensor:
@@ -70,11 +74,12 @@ def _gains(gram, cross, columns, tolerance) -> torch.Tensor:
     return gains
 
 
-def _eliminate(gram, cross, neuron, columns, tolerance) -> None:
-    """Take what neuron j explains out of the residual matrices, in place."""
+def _eliminate(gram, cross, neuron, columns, tolerance) -> float:
+    """Take what neuron j explains out of the residual matrices, in place; its gain."""
     at = slice(neuron * columns, (neuron + 1) * columns)
     rows, part, pivot = gram[at].clone(), cross[:, at].clone(), gram[at, at]
     inverse = 1 / pivot if columns == 1 else torch.linalg.pinv(pivot, hermitian=True, rtol=tolerance)
     explained = inverse @ rows
     gram.sub_(rows.T @ explained)
     cross.sub_(part @ explained)
+    return float(((part @ inverse) * part).sum())

@@ -10,4 +10,4 @@ def explained_share(q: Quadratic, ridge: float, kept) -> float:
     """
     full = ridged(q, ridge)
     everything = full.total - refit_error(full, range(q.width))
-    return (full.total - refit_error(full, kept)) / everything if everything > 0 else 1.0
+    return min((full.total - refit_error(full, kept)) / everything, 1.0) if everything > 0 else 1.0
