@@ -1,24 +1,21 @@
 """The console command: verbs to functions, exceptions to exit codes; no logic of its own."""
 
 import argparse
-import errno
 import os
-import signal
 import sys
 import traceback
 
 from pipeline.config.errors import BadInput, Failed, Stopped
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2")
+from pipeline.config.files import DISK_FULL
+from pipeline.config.stopping import finish, raise_on_signals
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; 0 done, 1 failed, 2 bad input, 75 stopped but resumable."""
-    options = _parser().parse_args(arguments)
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as fast alone; beside other work idle threads would spin it to a crawl
+    options = _options(_parser(), arguments)
     try:
-        for name in SIGNALS:
-            signal.signal(getattr(signal, name), _stop)
+        raise_on_signals()
         options.verb(options)
         sys.stdout.flush()
         return 0
@@ -33,6 +30,18 @@ def main(arguments: list[str] | None = None) -> int:
         return _report(options, error, 1)
     except Exception as error:
         return _report(options, error, 1)
+    finally:
+        finish()
+
+
+def _options(parser, arguments):
+    """The parsed arguments; overrides may stand before and after other options, which argparse alone does not allow."""
+    options, rest = parser.parse_known_args(arguments)
+    if rest and ("overrides" not in options or any(part.startswith("-") for part in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def _report(options, error, code: int) -> int:
@@ -42,12 +51,6 @@ def _report(options, error, code: int) -> int:
     text = str(error) if known else f"{type(error).__name__}: {error} (this is a fault of the program; --debug shows where)"
     print(f"gfs: error: {' '.join(text.split())}", file=sys.stderr)
     return code
-
-
-def _stop(number, frame):
-    for name in SIGNALS:
-        signal.signal(getattr(signal, name), signal.SIG_IGN)  # one is enough: the way out must not be cut short
-    raise Stopped(f"stopped by {signal.Signals(number).name}; run the same command to go on")
 
 
 class _Parser(argparse.ArgumentParser):

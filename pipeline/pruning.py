@@ -4,6 +4,7 @@ import copy
 import difflib
 import tempfile
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +53,8 @@ class Pruned:
 def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -> Pruned:
     """A smaller copy of `model`; `model` itself is untouched.
 
-    `loader` yields batches or (batch, label) pairs and is iterated once: its batches are the calibration set and, for
-    selector `loss`, the batches of the steps. `settings`: those of the `prune:` section. Raises UnsupportedModule naming
+    `loader` yields batches or (batch, label) pairs and is iterated once: its images are the calibration set, and what the
+    steps of selector `loss` are fed with. `settings`: those of the `prune:` section. Raises UnsupportedModule naming
     the module's path, ValueError when the budget is out of reach or a setting is wrong.
     """
     options = _options(settings, budget := budget or {"prunable_macs": 0.5})
@@ -69,7 +70,8 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
     table = CostTable(dense, units, images[:1].to(_device(dense)))
     ((kind, target),) = budget.items()
     widths = uniform(Budget(kind, _amount(kind, target)), table, {n: u.width for n, u in units.units.items()}).widths
-    choices = _search(dense, units, widths, options, images, labels, seed)
+    with _switches_kept():
+        choices = _search(dense, units, widths, options, images, labels, seed)
     if (difference := folding_difference(dense, units, choices, images[:4])) > FOLDING_LIMIT:
         raise Failed(f"prune: gated and shrunk network differ by {difference:.1e} (relative, float64); the module does more than its units show")
     network = copy.deepcopy(dense)
@@ -156,6 +158,18 @@ def _search(dense, units: Units, widths, options: Prune, images, labels, seed) -
         prune_units(Job(dense, units, widths, options, seed, measured), coordinator)
         journal.close()
         return {commit.unit: load_choice(Path(folder), commit) for commit in coordinator.committed}
+
+
+@contextmanager
+def _switches_kept():
+    """A search sets torch's global switches for exact sums; the caller gets back its own."""
+    places = [(torch.backends.cudnn, n) for n in ("deterministic", "benchmark", "allow_tf32")] + [(torch.backends.cuda.matmul, "allow_tf32")]
+    before = [getattr(place, name) for place, name in places]
+    try:
+        yield
+    finally:
+        for (place, name), value in zip(places, before):
+            setattr(place, name, value)
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -8,7 +8,7 @@ from pipeline.chain.ending import run_evaluate, run_train
 from pipeline.chain.normalise import run_settings
 from pipeline.chain.result import result_row
 from pipeline.chain.selection import find_target, run_search, run_shrink, run_statistics
-from pipeline.chain.sources import dense_stage, plan_of, run_data, run_dense
+from pipeline.chain.sources import dense_stage, plan_of, run_data, run_dense, unseen
 from pipeline.config.digests import digest
 from pipeline.config.errors import BadInput, Stopped
 from pipeline.config.files import read_json, write_json
@@ -21,7 +21,7 @@ from pipeline.networks.saved import ARCH
 from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.stages.lock import Lock
 from pipeline.stages.recorder import Recorder
-from pipeline.stages.runs import begin_run, copy_into, run_folder
+from pipeline.stages.runs import begin_run, copy_into, make_folder, run_folder
 from pipeline.stages.store import Done, Store
 
 STAGES = ("data", "dense", "statistics", "search", "shrink", "train", "evaluate")
@@ -52,9 +52,13 @@ def run_chain(config: Config, until: str | None = None) -> Finished:
     if until is not None and until not in STAGES:
         raise BadInput(f"--until: {until!r} is no stage; give one of {', '.join(STAGES)}")
     device = device_of(config)
-    plan_of(Context(config, Store(Path(config.runs_dir), device), None))
+    context = Context(config, Store(Path(config.runs_dir), device), None)
+    plan_of(context)
     identity = {"run_hash": run_hash(config)}
     folder = run_folder(config.runs_dir, config.name, identity["run_hash"])
+    if until not in ("data", "dense") and not (folder / "result.json").exists():
+        find_target(context, unseen(context))  # units and budget hang on no weight: told before hours of training
+    make_folder(folder, config.runs_dir)
     with Lock(folder, f"run {folder.name}"):
         if (folder / "result.json").exists():
             return _finished(folder, config, until)

@@ -127,6 +127,13 @@ def open_dense(done: Done) -> Dense:
     return Dense(network.eval(), plan, preprocess, done.facts["source_sha256"] or done.artifacts[WEIGHTS], done)
 
 
+def unseen(context: Context) -> Dense:
+    """The dense network before its stage has run: its shape, with weights that mean nothing."""
+    plan = plan_of(context)
+    network = untrained(plan, 0)
+    return Dense(network.eval(), plan, preprocess_of(network, context.config.network), "", None)
+
+
 def untrained(plan: Blueprint, seed: int, pretrained: bool = False) -> nn.Module:
     """The network with initial weights that depend on nothing but the seed."""
     torch.manual_seed(number("initial weights", seed))

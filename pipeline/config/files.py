@@ -1,10 +1,12 @@
 """Writing files so that a reader sees the old one or the new one, never half of one."""
 
+import errno
 import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 

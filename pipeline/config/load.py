@@ -31,13 +31,15 @@ def read_plain(path: str, overrides=()) -> dict:
     try:
         text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); give a config file, such as configs/quickstart.yaml") from error
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path}: cannot be read ({reason}); give a config file, such as configs/quickstart.yaml") from error
     plain = parse(text, path)
     if not isinstance(plain, dict):
         raise BadInput(f"{path}: holds no settings; start from configs/quickstart.yaml")
+    plain = _unshared(plain)
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals or not key.strip():
+        if not equals or not all(part.strip() for part in key.split(".")):
             raise BadInput(f"{override!r}: is no override; write key.sub=value")
         assign(plain, key.strip(), parse(value, key))
     return plain
@@ -68,11 +70,18 @@ def combine(plain: dict) -> list[dict]:
     rest = {key: value for key, value in plain.items() if key != "sweep"}
     combinations = []
     for values in itertools.product(*sweep.values()):
-        one = {key: dict(value) if isinstance(value, dict) else value for key, value in rest.items()}
+        one = _unshared(rest)
         for key, value in zip(sweep, values):
-            assign(one, key, value)
+            assign(one, key, _unshared(value))
         combinations.append(one)
     return combinations
+
+
+def _unshared(value):
+    """A copy in which no two places share a mapping, as a YAML alias makes them: `assign` writes in place."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
 def check_plain(plain: dict, place: str) -> Config:
@@ -80,7 +89,8 @@ def check_plain(plain: dict, place: str) -> Config:
     try:
         config = Config.model_validate(plain)
     except ValidationError as error:
-        raise BadInput(f"{place}: {_explain(error.errors()[0])}") from error
+        faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")  # a typo also makes the right key missing
+        raise BadInput(f"{place}: {_explain(faults[0])}") from error
     return resolve(config, place)
 
 

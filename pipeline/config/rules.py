@@ -23,12 +23,12 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
     def refuse(what):
         raise BadInput(f"{place}: {what}")
 
-    def later(key, value):
-        refuse(f"prune.{key}: {value!r} is not built yet")
+    def later(key, value, built):
+        refuse(f"prune.{key}: {value!r} is not built yet; give {' or '.join(built)}")
 
     selector = prune.selector
     if selector in LATER_SELECTORS or selector.startswith("tp."):
-        later("selector", selector)
+        later("selector", selector, SELECTORS)
     if selector not in SELECTORS:
         refuse(f"prune.selector: {selector!r} is unknown; give one of {', '.join(SELECTORS)}")
     engines = SELECTORS[selector]
@@ -38,18 +38,18 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
             refuse(f"prune.engine: {prune.engine!r} is unknown; give one of {', '.join(engines) or 'null'}")
         if owner != selector:
             refuse(f"prune.engine: {prune.engine!r} belongs to prune.selector {owner!r}, not to {selector!r}; set one of the two")
-        later("engine", prune.engine)
+        later("engine", prune.engine, engines)
     if prune.reference is not None and selector != "loss":
         refuse(f"prune.reference: {prune.reference!r} belongs to prune.selector 'loss', not to {selector!r}; set one of the two")
     if prune.reference in LATER_REFERENCES:
-        later("reference", prune.reference)
+        later("reference", prune.reference, REFERENCES)
     if prune.reference not in (None, *REFERENCES):
         refuse(f"prune.reference: {prune.reference!r} is unknown; give one of {', '.join(REFERENCES)}")
     for key, value, built in (("refit", prune.refit, ("none", "lsq")), ("allocation", prune.allocation, ("uniform",))):
         if value not in built:
-            later(key, value)
+            later(key, value, built)
     if prune.units != ["hidden"]:
-        later("units", prune.units)
+        later("units", prune.units, ["[hidden]"])
     if budget_kind not in BUDGETS:
         refuse(f"budget.{budget_kind}: is not built yet; give one of {', '.join(BUDGETS)}")
     if selector == "loss" and prune.mode == "independent":

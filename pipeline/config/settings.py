@@ -1,5 +1,6 @@
 """Every setting of a config file, typed; what is not built yet is refused by name when it is asked for."""
 
+import difflib
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -58,10 +59,17 @@ class Prune(Section):
     engine: str | None = None
     reference: str | None = None
     calibration_samples: int | None = Field(2000, ge=1)
-    units: list[Literal["hidden", "branch", "stream"]] = ["hidden"]
+    units: list[Literal["hidden", "branch", "stream"]] = Field(["hidden"], min_length=1)
     ridge: float | None = Field(1e-2, ge=0)  # x mean diagonal of G: the pull of a re-fit toward the old weights
     candidates: int | None = Field(50, ge=1)  # of a step of engine stochastic
     max_picks: int | None = Field(None, ge=1)  # null = 4 x the target width
+
+    @field_validator("units")
+    @classmethod
+    def _each_once(cls, value):
+        if len(set(value)) < len(value):
+            raise ValueError("names a kind twice; name each once")
+        return value
 
 
 class Scoring(Section):
@@ -103,7 +111,7 @@ class Config(Section):
     network: Network
     dense: DenseRecipe = DenseRecipe()
     prune: Prune = Prune()
-    budget: dict[str, str | float | int] = {"prunable_macs": "50%"}
+    budget: dict[str, Any] = {"prunable_macs": "50%"}
     arm: Literal["none", "finetune", "reinit-epochs", "reinit-compute"] = "finetune"
     train: ArmRecipe = ArmRecipe()
     scoring: Scoring = Scoring()
@@ -132,7 +140,8 @@ class Config(Section):
 def budget_target(kind: str, target) -> float:
     """The target as a number: '50%' -> 0.5, '220M' -> 2.2e8. Raises ValueError saying what is allowed."""
     if kind not in BUDGET_KINDS:
-        raise ValueError(f"has no kind {kind!r}; give one of {', '.join(BUDGET_KINDS)}")
+        near = difflib.get_close_matches(kind, BUDGET_KINDS, n=1)
+        raise ValueError(f"has no kind {kind!r}; {f'did you mean budget.{near[0]}?' if near else 'give one of ' + ', '.join(BUDGET_KINDS)}")
     text = str(target).strip()
     try:
         if isinstance(target, bool):

@@ -6,29 +6,38 @@ import yaml
 
 from pipeline.config.errors import BadInput
 
+NOT_READ = ("bool", "float", "int", "timestamp", "merge", "value")  # of YAML 1.1; the first three are read as below, the others are words
+
 
 class _Loader(yaml.SafeLoader):
     """The safe loader with YAML 1.2's idea of numbers and booleans."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int")]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in NOT_READ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, which quotes what either reader would take for more than a word."""
+
+
+_FLOAT = re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"), list("-+.0123456789")
-)
+for _reader in (_Loader, _Dumper):
+    _reader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def _unique_mapping(loader, node, deep=False):
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key, (key_node, _) in zip(keys, node.value):
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a word", key_node.start_mark)
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is there twice", key_node.start_mark)
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str) or key in seen:
+            fault = "is there twice" if isinstance(key, str) else "is not a word"
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} {fault}", key_node.start_mark)
+        seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
@@ -43,8 +52,10 @@ def parse(text: str, place: str):
         mark = getattr(error, "problem_mark", None)
         where = f"{place}, line {mark.line + 1}" if mark and "\n" in text else place
         raise BadInput(f"{where}: is not valid YAML ({getattr(error, 'problem', None) or error}); mend it".replace("\n", " ")) from error
+    except (ValueError, RecursionError) as error:  # an explicit tag (!!int abc), a number or a nesting beyond Python's limits
+        raise BadInput(f"{place}: is not valid YAML ({error}); mend it") from error
 
 
 def dump(value) -> str:
     """A plain value as YAML that `parse` reads back."""
-    return yaml.safe_dump(value, sort_keys=False, default_flow_style=False, allow_unicode=True)
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True)

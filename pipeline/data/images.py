@@ -12,6 +12,7 @@ from pipeline.config.digests import draw
 from pipeline.config.errors import BadInput
 from pipeline.data.index import Split
 
+FORMATS = ("JPEG", "PNG", "WEBP")  # by content; PIL would also start programs for some others
 SMALL_IMAGE = 64  # below this side images are shifted by at most SHIFT pixels, not cropped to a random area
 SHIFT = 2
 CROP_AREA, CROP_RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
@@ -31,16 +32,17 @@ class Preprocess:
 
 def decode(split: Split, i: int, in_chans: int) -> Image.Image:
     """Sample i as a PIL image of 1 or 3 channels. Raises BadInput naming shard and sample."""
+    data = split.image_bytes(i)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(split.image_bytes(i))
+            image = Image.open(data, formats=FORMATS)
             image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        if image.mode.startswith("I"):  # 16 bit: PIL's own conversion would clip, not scale
+            image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+        return image.convert("L" if in_chans == 1 else "RGB")
+    except Exception as error:  # of a damaged file a decoder raises almost anything
         raise BadInput(f"{split.place(i)}: image cannot be decoded ({error}); replace or remove it and make the shards again") from error
-    if image.mode.startswith("I"):  # 16 bit: PIL's own conversion would clip, not scale
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    return image.convert("L" if in_chans == 1 else "RGB")
 
 
 def evaluation_image(split: Split, i: int, preprocess: Preprocess) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,14 +25,17 @@ def validation_samples(manifest: Manifest) -> int:
     return min(wanted, manifest.samples // VALIDATION_SHARE)
 
 
-def save_index(manifest: Manifest, scanned, path: Path) -> None:
-    """Write the index of a verified split; validation are the training samples with the smallest key digests."""
+def save_index(manifest: Manifest, scanned, path: Path, training: bool | None = None) -> None:
+    """Write the index of a verified split; validation are the training samples with the smallest key digests.
+
+    `training` (None = as the manifest calls its split): whether the run trains on it, whatever a foreign manifest calls it.
+    """
     samples = [sample for shard in scanned for sample in shard]
-    digests = [hashlib.blake2b(sample.key.encode(), digest_size=16).digest() for sample in samples]
+    keys = [sample.key.encode(errors="surrogateescape") for sample in samples]  # a tar may hold names that are no UTF-8
+    digests = [hashlib.blake2b(key, digest_size=16).digest() for key in keys]
     validation = np.zeros(len(samples), np.uint8)
-    if manifest.split == "train":
+    if manifest.split == "train" if training is None else training:
         validation[sorted(range(len(samples)), key=digests.__getitem__)[: validation_samples(manifest)]] = 1
-    keys = [sample.key.encode() for sample in samples]
     arrays = {
         "label": np.array([sample.label for sample in samples], np.int64),
         "offset": np.array([sample.offset for sample in samples], np.int64),
@@ -67,7 +71,7 @@ class Split:
     def key(self, i: int) -> str:
         """The key of sample i."""
         start = self._key_ends[i - 1] if i else 0
-        return bytes(self._key_bytes[start : self._key_ends[i]]).decode()
+        return bytes(self._key_bytes[start : self._key_ends[i]]).decode(errors="surrogateescape")
 
     def place(self, i: int) -> str:
         """Shard and sample, for an error message."""
@@ -76,8 +80,7 @@ class Split:
     def image_bytes(self, i: int) -> io.BytesIO:
         """The encoded image of sample i. Raises Stopped if the shard's bytes changed since it was verified."""
         file = self._file(int(self.shard_of[i]))
-        file.seek(int(self.offset[i]))
-        return io.BytesIO(file.read(int(self.size[i])))
+        return io.BytesIO(os.pread(file.fileno(), int(self.size[i]), int(self.offset[i])))  # a forked loader shares the file's position
 
     def _file(self, number: int):
         """The open shard; its sha256 is compared once per process, at its first use."""

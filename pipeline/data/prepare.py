@@ -11,7 +11,7 @@ from pipeline.config.errors import BadInput
 from pipeline.config.settings import Data
 from pipeline.data.index import Split, save_index
 from pipeline.data.manifest import Manifest, Shard, load_manifest, local_path, save_manifest
-from pipeline.data.shards import SPLITS, make_shards, verify_manifest
+from pipeline.data.shards import SPLITS, make_shards, manifest_of, verify_manifest
 from pipeline.data.sources import FASHION_CLASSES, folder_split, source_fingerprint
 from pipeline.data.tar import read_shard
 
@@ -31,7 +31,7 @@ def find_origin(data: Data, num_classes: int) -> Origin:
     if data.train:
         given = {"train": data.train, "test": data.test}
     elif (Path(data.source) / "train/manifest.json").exists() or (Path(data.source) / "manifest.json").exists():
-        given = {split: str(Path(data.source) / split / "manifest.json") for split in SPLITS}
+        given = {split: str(manifest_of(Path(data.source), split)) for split in SPLITS}
     elif data.source == "fashion-mnist":
         return Origin(data.source, {}, len(FASHION_CLASSES), {"source": digest("fashion-mnist")})
     elif not Path(data.source).is_dir():
@@ -63,7 +63,11 @@ def _same_classes(place, classes) -> None:
 
 def expand(url: str, schemes=()) -> list[Path]:
     """The files of a brace url. Raises BadInput naming near files when one is missing, or a scheme that is refused."""
-    paths = [local_path(Path("data"), part, schemes) if ":" in part else Path(part) for part in expand_urls(url)]
+    try:
+        parts = expand_urls(url)
+    except ValueError as error:
+        raise BadInput(f"data: {url}: is no brace url ({error}); write it as train-{{000..009}}.tar") from error
+    paths = [local_path(Path("data"), part, schemes) if ":" in part else Path(part) for part in parts]
     for path in paths:
         if not path.is_file():
             folder = path.parent if path.parent.is_dir() else None
@@ -80,18 +84,20 @@ def prepare(data: Data, origin: Origin, folder: Path, observe) -> list[str]:
         limits = {"train": data.train_samples, "test": data.test_samples}
         manifests = make_shards(origin.raw, folder, observe, limits)
     else:
-        manifests = {split: _manifest(place, split, origin, data) for split, place in origin.manifests.items()}
+        manifests = {split: given_manifest(data, origin, split) for split in origin.manifests}
     names = []
     for split, manifest in manifests.items():
         scanned = verify_manifest(manifest, observe)
         if not origin.raw:
             save_manifest(manifest, folder / split / "manifest.json")
-        save_index(manifest, scanned, folder / split / "index.safetensors")
+        save_index(manifest, scanned, folder / split / "index.safetensors", training=split == "train")
         names += [f"{split}/manifest.json", f"{split}/index.safetensors"]
     return names
 
 
-def _manifest(place: str, split: str, origin: Origin, data: Data) -> Manifest:
+def given_manifest(data: Data, origin: Origin, split: str) -> Manifest:
+    """The manifest of a split that is shards already; of a brace url it is made by reading them."""
+    place = origin.manifests[split]
     if place.endswith(".json"):
         return load_manifest(Path(place), data.allow_schemes)
     paths = [path.resolve() for path in expand(place, data.allow_schemes)]

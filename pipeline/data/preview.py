@@ -3,17 +3,16 @@
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.config.settings import Data
 from pipeline.data.images import Preprocess, evaluation_image
-from pipeline.data.manifest import load_manifest, verify_shard
-from pipeline.data.prepare import Origin, expand
+from pipeline.data.manifest import Manifest
+from pipeline.data.prepare import Origin, given_manifest
+from pipeline.data.shards import verify_manifest
 from pipeline.data.sources import raw_split
-from pipeline.data.tar import read_shard
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Preview:
 def preview(data: Data, origin: Origin) -> dict[str, Preview]:
     """Both splits. Raises BadInput naming the shard or the file; shards are read whole and their sha256 compared."""
     if origin.raw is None:
-        return {split: _of_shards(place, data, origin) for split, place in origin.manifests.items()}
+        return {split: _of_shards(given_manifest(data, origin, split), origin) for split in origin.manifests}
     found = {}
     for split, limit in (("train", data.train_samples), ("test", data.test_samples)):
         raw = raw_split(origin.raw, split)
@@ -65,15 +64,9 @@ def preview(data: Data, origin: Origin) -> dict[str, Preview]:
     return found
 
 
-def _of_shards(place: str, data: Data, origin: Origin) -> Preview:
-    if place.endswith(".json"):
-        shards = load_manifest(Path(place), data.allow_schemes).shards
-        for shard in shards:
-            verify_shard(shard)
-        paths = [shard.path for shard in shards]
-    else:
-        paths = expand(place, data.allow_schemes)
-    samples = [(path, sample) for path in paths for sample in read_shard(path, origin.classes)]
+def _of_shards(manifest: Manifest, origin: Origin) -> Preview:
+    scanned = verify_manifest(manifest, lambda event: None)
+    samples = [(shard.path, sample) for shard, found in zip(manifest.shards, scanned) for sample in found]
 
     def read(i):
         path, sample = samples[i]

@@ -40,21 +40,30 @@ def _same(destination, raws, limits) -> bool:
             if any(not name.removeprefix(".").startswith(f"{split}-") for name in names):
                 return False
             continue
-        manifest, raw = load_manifest(path), raws[split]
-        wanted = min(len(raw.samples), limits.get(split) or len(raw.samples))
-        if (manifest.name, manifest.classes, manifest.samples) != (raw.name, raw.classes, wanted):
+        manifest, raw, order = load_manifest(path), raws[split], _order(raws[split], limits.get(split))
+        if (manifest.name, manifest.classes) != (raw.name, raw.classes) or manifest.samples != len(order):
+            return False
+        found = [sample for samples in verify_manifest(manifest, lambda event: None) for sample in samples]
+        if any(not _is(raw, i, sample) for i, sample in zip(order, found)):
             return False
     return True
 
 
+def _is(raw: Raw, i: int, sample) -> bool:
+    """Whether a shard's sample is the source's sample i, as far as its key, label and size tell."""
+    return raw.samples[i] == (sample.key, sample.label) and (raw.stamp is None or raw.stamp(i)[0] == sample.size)
+
+
+def _order(raw: Raw, limit):
+    return draw("shard order", ORDER_SEED, raw.split).permutation(len(raw.samples))[:limit]
+
+
 def _make_split(raw: Raw, folder: Path, limit, observe) -> Manifest:
     if (folder / "manifest.json").exists():
-        manifest = load_manifest(folder / "manifest.json")
-        for shard in manifest.shards:
-            verify_shard(shard)
-        return manifest
-    order = draw("shard order", ORDER_SEED, raw.split).permutation(len(raw.samples))[:limit]
-    shards = []
+        return load_manifest(folder / "manifest.json")
+    for path in folder.glob(".*.tmp"):
+        path.unlink()  # half a shard, of a command that was killed
+    order, shards = _order(raw, limit), []
     for first in range(0, len(order), SHARD_SAMPLES):
         picks = order[first : first + SHARD_SAMPLES]
         path = folder / f"{raw.split}-{first // SHARD_SAMPLES:05d}.tar"
@@ -66,12 +75,18 @@ def _make_split(raw: Raw, folder: Path, limit, observe) -> Manifest:
     return manifest
 
 
+def manifest_of(folder: Path, split: str) -> Path:
+    """Where a folder of shards keeps the manifest of a split; ImageNet's val/ is taken as test."""
+    path = folder / split / "manifest.json"
+    return folder / "val/manifest.json" if split == "test" and not path.exists() and (folder / "val/manifest.json").exists() else path
+
+
 def find_manifests(path: Path) -> list[Path]:
     """The manifests `gfs shards verify PATH` speaks of: one file, or those of train/ and test/ below a folder."""
     path = Path(path)
     if path.is_file():
         return [path]
-    found = [path / split / "manifest.json" for split in SPLITS if (path / split / "manifest.json").exists()]
+    found = [manifest_of(path, split) for split in SPLITS if manifest_of(path, split).exists()]
     if not found and (path / "manifest.json").exists():
         found = [path / "manifest.json"]
     if not found:
@@ -85,6 +100,8 @@ def verify_manifest(manifest: Manifest, observe):
     for shard in manifest.shards:
         verify_shard(shard)
         samples = read_shard(shard.path, len(manifest.classes))
+        if not samples:
+            raise BadInput(f"shard {shard.path}: holds no sample; leave it out")
         if len(samples) != shard.samples:
             raise BadInput(f"shard {shard.path}: holds {len(samples)} samples, the manifest says {shard.samples}; make it again")
         for sample in samples:

@@ -21,13 +21,14 @@ FASHION_PACKAGE = "dataset-fashion-mnist"
 
 @dataclass(frozen=True)
 class Raw:
-    """One split before sharding: samples are (key, label); `read(i)` gives (suffix, bytes) of sample i."""
+    """One split before sharding: samples are (key, label); `read(i)` gives (suffix, bytes) of sample i, `stamp(i)` (size, time)."""
 
     name: str
     split: str
     classes: tuple[str, ...]
     samples: list[tuple[str, int]]
     read: object
+    stamp: object = None  # None for a source that never changes
 
 
 def raw_split(source: str, split: str) -> Raw:
@@ -40,7 +41,7 @@ def source_fingerprint(source: str):
     if source == "fashion-mnist":
         return "fashion-mnist"
     splits = [folder_split(Path(source), split) for split in ("train", "test")]
-    return [[list(raw.classes), [[key, label, raw.read.stamp(i)] for i, (key, label) in enumerate(raw.samples)]] for raw in splits]
+    return [[list(raw.classes), [[key, label, raw.stamp(i)] for i, (key, label) in enumerate(raw.samples)]] for raw in splits]
 
 
 # Fashion-MNIST ------------------------------------------------------------------------------------
@@ -120,6 +121,7 @@ class _Files:
         return path.suffix[1:].lower(), path.read_bytes()
 
     def stamp(self, i):
+        """(size, time): changes when the image does."""
         status = self.paths[i].stat()
         return [status.st_size, status.st_mtime_ns]
 
@@ -130,12 +132,12 @@ def folder_split(root: Path, split: str) -> Raw:
     folder = next((place for place in places if place.is_dir()), None)
     if folder is None:
         raise BadInput(f"{root}: has no folder {' or '.join(place.name for place in places)}; give a folder with train/ and test/ (or val/)")
-    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry)))
     if not classes:
         raise BadInput(f"{folder}: has no class folders; put each class's images into a folder of its own")
     paths, samples = [], []
     for label, name in enumerate(classes):
-        images = sorted(file for file in (folder / name).iterdir() if file.suffix[1:].lower() in IMAGE_SUFFIXES)
+        images = sorted(f for f in (folder / name).iterdir() if f.suffix[1:].lower() in IMAGE_SUFFIXES and f.is_file() and not _hidden(f))
         if not images:
             raise BadInput(f"{folder / name}: holds no image ({', '.join(IMAGE_SUFFIXES)}); add some or remove the folder")
         paths += images
@@ -143,4 +145,10 @@ def folder_split(root: Path, split: str) -> Raw:
     if len(set(key for key, _ in samples)) < len(samples):
         twice = next(key for i, (key, _) in enumerate(samples) if key in {k for k, _ in samples[:i]})
         raise BadInput(f"{folder}: two images give the sample key {twice!r}; rename one")
-    return Raw(root.resolve().name, split, classes, samples, _Files(paths))
+    files = _Files(paths)
+    return Raw(root.resolve().name, split, classes, samples, files, files.stamp)
+
+
+def _hidden(path: Path) -> bool:
+    """What programs leave beside images: .ipynb_checkpoints/, ._0001.png."""
+    return path.name.startswith(".")

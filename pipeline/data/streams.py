@@ -7,7 +7,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config.digests import digest, draw
-from pipeline.config.errors import BadInput
+from pipeline.config.errors import BadInput, Stopped
+from pipeline.config.stopping import held
 from pipeline.data.images import Preprocess, evaluation_image, normalise, training_image
 from pipeline.data.index import Split
 
@@ -78,7 +79,19 @@ class _Epoch(Dataset):
     def __getitem__(self, position):
         split, order, preprocess, seed, epoch, augment = self.parts
         i = int(order[position])
-        return training_image(split, i, preprocess, seed, epoch, augment), int(split.label[i])
+        try:
+            return training_image(split, i, preprocess, seed, epoch, augment).numpy(), int(split.label[i])
+        except (BadInput, Stopped) as error:
+            return error  # raised where it arrives: a loader process would wrap it in its traceback
+
+
+def _collate(samples):
+    """(images, labels), or the first error; plain arrays, for which loader processes need no shared file descriptors."""
+    error = next((sample for sample in samples if isinstance(sample, BaseException)), None)
+    if error is not None:
+        return error
+    images, labels = zip(*samples)
+    return np.stack(images), np.array(labels, np.int64)
 
 
 def training_epoch(split: Split, samples, preprocess, *, seed, epoch, batch, start=0, augment="crop+flip", loaders=0):
@@ -92,8 +105,13 @@ def training_epoch(split: Split, samples, preprocess, *, seed, epoch, batch, sta
         chosen = np.sort(draw("training samples", seed).permutation(chosen)[:samples])
     order = draw("training order", seed, epoch).permutation(chosen)
     data = _Epoch(split, order[start * batch :], preprocess, seed, epoch, augment)
-    loader = DataLoader(data, batch_size=batch, num_workers=loaders, drop_last=len(data) % batch == 1)
-    for images, labels in loader:
+    settings = {"batch_size": batch, "num_workers": loaders, "drop_last": len(data) % batch == 1}
+    with held():
+        batches = iter(DataLoader(data, **settings, collate_fn=_collate, generator=torch.Generator()))
+    for found in batches:
+        if isinstance(found, BaseException):
+            raise found
+        images, labels = (torch.from_numpy(array) for array in found)
         yield Batch(normalise(images, preprocess), labels)
 
 

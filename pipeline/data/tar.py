@@ -5,12 +5,11 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import webdataset
-
 from pipeline.config.errors import BadInput
 from pipeline.config.files import replacing
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+END = 1024  # bytes: two blocks of zeros
 EPOCH = 0.0  # modification time of every member: the same samples give the same bytes
 
 
@@ -26,6 +25,8 @@ class Sample:
 
 def write_shard(path: Path, samples) -> None:
     """Write (key, image suffix, image bytes, label) tuples as one shard, atomically."""
+    import webdataset  # here, because it brings torch: reading and verifying shards need neither
+
     with replacing(path) as temporary, open(temporary, "wb") as file:
         with webdataset.TarWriter(file, mtime=EPOCH, user="", group="", mode=0o644) as writer:
             for key, suffix, image, label in samples:
@@ -40,7 +41,7 @@ def read_shard(path: Path, classes: int) -> list[Sample]:
         folder, _, base = name.rpartition("/")
         stem, _, suffix = base.partition(".")
         key, suffix = f"{folder}/{stem}" if folder else stem, suffix.lower()
-        if suffix not in (*IMAGE_SUFFIXES, "cls"):
+        if not stem or suffix not in (*IMAGE_SUFFIXES, "cls"):
             continue
         part = "image" if suffix in IMAGE_SUFFIXES else "cls"
         entry = found.setdefault(key, {})
@@ -58,20 +59,29 @@ def _members(path):
     size = Path(path).stat().st_size
     try:
         with tarfile.open(path, mode="r:") as tar:
-            end = 0
             for member in tar:
                 if member.isdir():
                     continue
-                if not member.isreg():
-                    raise BadInput(f"shard {path}: member {member.name!r} is a link or a device, not a regular file; make the shard again")
-                end = member.offset_data + -(-member.size // 512) * 512
-                if end > size:
+                if not member.isreg() or member.issparse() or member.size < 0:
+                    raise BadInput(f"shard {path}: member {member.name!r} is a link, a device or sparse, not a plain file; make the shard again")
+                if member.offset_data + member.size > size:
                     break
                 yield member, lambda member=member: tar.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+            rest = _after(tar, size)
+    except BadInput:
+        raise
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise BadInput(f"shard {path}: cannot be read as a tar ({error}); fetch or make it again") from error
-    if end + 1024 > size:
+    if len(rest) < END:
         raise BadInput(f"shard {path}: is cut off at byte {size}: the end of the archive is missing; fetch or make it again")
+    if rest.strip(b"\0"):
+        raise BadInput(f"shard {path}: byte {size - len(rest)} begins neither a member nor the end of the archive; fetch or make it again")
+
+
+def _after(tar, size: int) -> bytes:
+    """What follows the last member: tarfile takes a damaged header for the end, which would silently make the set shorter."""
+    tar.fileobj.seek(min(tar.offset, size))
+    return tar.fileobj.read()
 
 
 def _label(path, key, data: bytes, classes: int) -> int:

@@ -20,7 +20,8 @@ NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout2d)
 POOLS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, AvgPool2dSame, MaxPool2dSame, SelectAdaptivePool2d)
 CONVS = (nn.Conv2d, Conv2dSame)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
-ACTIVATION_FUNCTIONS = {functional.relu, functional.relu6, functional.gelu, functional.silu, functional.hardswish, torch.relu, torch.sigmoid, torch.tanh}
+ACTIVATION_FUNCTIONS = {functional.relu, functional.relu6, functional.gelu, functional.silu, functional.hardswish}
+ACTIVATION_FUNCTIONS |= {torch.relu, torch.sigmoid, torch.tanh}
 POOL_FUNCTIONS = {functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d}
 NEUTRAL_FUNCTIONS = {functional.dropout, "contiguous"}
 FLATTENS = {torch.flatten, "flatten"}
@@ -38,6 +39,7 @@ class Group:
     consumers: list = field(default_factory=list)  # (path, columns, cut)
     joins: list = field(default_factory=list)
     unsupported: list = field(default_factory=list)  # (path, what)
+    sources: list = field(default_factory=list)  # groups that an unsupported step made it from
     active: bool = False
     end: str | None = None  # "input" or "output" of the network
 
@@ -79,11 +81,20 @@ def follow(network: nn.Module, graph: Graph) -> tuple[list[Group], dict]:
         else:
             module = network.get_submodule(node.target) if node.op == "call_module" else None
             flow, what = _step(node, module, sources[0], path, position, new) if len(sources) == 1 else (None, f"operation {_operation(node)}")
-            flows[node] = flow = flow or new("maps", width=0)
+            flows[node] = flow = flow or new("maps", width=0, sources=[source.group for source in sources])
             faults = [fault for fault in (what, shared.get(path) if module is not None else None) if fault]
             for group in dict.fromkeys((*(source.group for source in sources), flow.group)):
                 group.unsupported.extend((path, fault) for fault in faults)
+    _mark_ends(groups)
     return groups, flows
+
+
+def _mark_ends(groups: list[Group]) -> None:
+    """What reaches nothing but the output, through whatever operation (a softmax), belongs to the output."""
+    for group in reversed(groups):
+        made = [other for other in groups if group in other.sources]
+        if made and not group.consumers and all(other.end == "output" for other in made):
+            group.end = group.end or "output"
 
 
 def _step(node, module, source: Flow, path, position, new) -> tuple[Flow | None, str | None]:
@@ -226,10 +237,12 @@ def _join(sources, path, groups, flows) -> Flow:
     first, second = (flow.group for flow in sources)
     first.joins.append(path)
     if first is not second:
-        for name in ("producers", "followers", "consumers", "joins", "unsupported"):
+        for name in ("producers", "followers", "consumers", "joins", "unsupported", "sources"):
             getattr(first, name).extend(getattr(second, name))
         first.end = first.end or second.end
         groups.remove(second)
+        for group in groups:
+            group.sources = [first if source is second else source for source in group.sources]
         flows.update({node: replace(flow, group=first) for node, flow in flows.items() if flow.group is second})
     return sources[0]
 

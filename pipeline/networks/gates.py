@@ -1,6 +1,7 @@
 """The gated network: full width, every neuron multiplied by its gate right before the consumer. What shrinking must equal."""
 
 import copy
+import math
 
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ def _multiply(gate, unit):
 
 
 def folding_difference(network: nn.Module, units: Units, choices: dict[str, Choice], images: torch.Tensor, dtype=torch.float64) -> float:
-    """Largest difference between gated and shrunk network on `images`, relative to the largest output."""
+    """Largest difference between gated and shrunk network on `images`, relative to the largest output; inf if not finite."""
     network = copy.deepcopy(network).to("cpu", dtype).eval()
     shrunk = copy.deepcopy(network)
     for name, choice in choices.items():
@@ -46,4 +47,5 @@ def folding_difference(network: nn.Module, units: Units, choices: dict[str, Choi
     images = images.to("cpu", dtype)
     with torch.no_grad():
         expected, found = gated(network, units, choices)(images.clone()), shrunk(images.clone())
-    return float((expected - found).abs().max() / expected.abs().max().clamp_min(torch.finfo(dtype).tiny))
+    difference = float((expected - found).abs().max() / expected.abs().max().clamp_min(torch.finfo(dtype).tiny))
+    return difference if math.isfinite(difference) else math.inf

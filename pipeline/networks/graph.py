@@ -51,7 +51,8 @@ class Graph:
             raise UnsupportedModule(f"{type(network).__name__}: forward takes {len(inputs)} inputs; one batch of images is supported")
         self.input, self.output = inputs[0], self.nodes[-1]
         if not isinstance(self.output.args[0], fx.Node):
-            raise UnsupportedModule(f"{type(network).__name__}: forward returns {type(self.output.args[0]).__name__}; one tensor of logits is supported")
+            found = type(self.output.args[0]).__name__
+            raise UnsupportedModule(f"{type(network).__name__}: forward returns {found}; one tensor of logits is supported")
 
     def run(self, network: nn.Module, values: dict, start: int, stop: int) -> dict:
         """Run steps start..stop-1 of `network` from the values live at `start`; the values live at `stop`."""

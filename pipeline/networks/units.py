@@ -79,7 +79,8 @@ def _refuse_carried(graph: Graph, flows: dict, unit: str, cut: int) -> None:
         plain = node in flows and not any(user.target is getitem for user in node.users)
         if not plain and node.op != "get_attr":
             raise UnsupportedModule(
-                f"{graph.path(node)}: is computed before the consumer of unit {unit}, used after it, and is no plain tensor; compute it where it is used"
+                f"{graph.path(node)}: is computed before the consumer of unit {unit}, used after it, and is no plain tensor; "
+                "compute it where it is used"
             )
 
 

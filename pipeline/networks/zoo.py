@@ -52,7 +52,8 @@ def build(plan: Blueprint, pretrained: bool = False) -> nn.Module:
         raise
     except Exception as error:
         what = "weights cannot be had" if pretrained else "cannot be built"
-        raise BadInput(f"network.model: {plan.model}: {what} with {plan.arguments} ({type(error).__name__}: {error}); mend the network section") from error
+        reason = f"{what} with {plan.arguments} ({type(error).__name__}: {error})"
+        raise BadInput(f"network.model: {plan.model}: {reason}; mend the network section") from error
 
 
 def _function(name: str):
@@ -96,7 +97,8 @@ def weights_file(weights: str) -> Path:
         if not path.is_file():
             folder = path.parent if path.parent.is_dir() else Path(".")
             near = difflib.get_close_matches(path.name, [file.name for file in folder.iterdir()], n=1)
-            raise BadInput(f"network.weights: {weights}: no such file{f'; did you mean {near[0]}?' if near else '; give a file, timm, package:NAME or null'}")
+            hint = f"did you mean {near[0]}?" if near else "give a file, timm, package:NAME or null"
+            raise BadInput(f"network.weights: {weights}: no such file; {hint}")
         return path
     name = weights.removeprefix("package:")
     try:

@@ -43,6 +43,7 @@ class Job:
 def dense_quadratic(network: nn.Module, unit: Unit, gram: torch.Tensor) -> Quadratic:
     """The quadratic of a unit measured in the dense network."""
     weight = consumer_columns(network, unit)
+    gram = gram.clone()  # memory of torch's own alignment: products then give the same bytes wherever the matrix came from
     return from_dense(gram, weight.double().cpu(), unit.columns, torch.finfo(weight.dtype).eps)
 
 

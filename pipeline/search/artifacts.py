@@ -34,7 +34,7 @@ def load_choice(folder: Path, commit: Commit) -> Choice:
     path = Path(folder) / commit.artifact
     if not path.exists() or sha256_of(path) != commit.sha256:
         raise Failed(f"artifact {path}: is missing or not what the journal names; delete the stage {Path(folder).name} and run again")
-    tensors, _ = load_tensors(path)
+    tensors = {name: tensor.clone() for name, tensor in load_tensors(path)[0].items()}  # aligned alike in every process
     return Choice(commit.kept, tensors.get("coefficients"), tensors.get("weight"))
 
 

@@ -47,7 +47,7 @@ class Coordinator:
         """The unit's quadratic in the network as shrunk so far, against the dense one."""
         (answer,) = self.ask("gram", unit.name, self.calibration_blocks())
         _refuse_infinite(unit.name, answer.sums)
-        gram, cross = (torch.from_numpy(answer.sums[name]) for name in ("gram", "cross"))
+        gram, cross = (torch.from_numpy(answer.sums[name]).clone() for name in ("gram", "cross"))
         return Quadratic(gram, cross, float(answer.sums["total"]), weight.double().cpu(), unit.columns, torch.finfo(weight.dtype).eps)
 
     def dense_grams(self) -> dict[str, torch.Tensor]:

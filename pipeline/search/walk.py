@@ -15,6 +15,7 @@ from pipeline.networks.shrink import neuron_columns
 from pipeline.tensorfile import load_tensors, save_tensors
 
 GIB = 2**30
+ALIGNMENT = 64  # bytes; matrix products may round differently on memory that is aligned differently
 
 
 class Walk:
@@ -107,8 +108,9 @@ def _emptied(batches: list):
 
 
 def _in_one_layout(value: torch.Tensor) -> torch.Tensor:
-    """Maps with channels last, all else contiguous, to the last stride: what was on disk then gives the bytes of what was not."""
-    if value.ndim != 4:
-        return value.contiguous()
-    wanted = torch.empty_like(value, memory_format=torch.channels_last)
-    return value if value.stride() == wanted.stride() else wanted.copy_(value)
+    """Maps with channels last, all else contiguous, aligned as fresh memory is: what was on disk then gives the bytes of what was not."""
+    layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
+    strides = torch.empty_like(value, memory_format=layout, device="meta").stride()
+    if value.stride() == strides and value.data_ptr() % ALIGNMENT == 0:
+        return value
+    return torch.empty_like(value, memory_format=layout).copy_(value)

@@ -1,5 +1,6 @@
 """Wall time of a stage, added up over the processes that worked on it."""
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -29,4 +30,5 @@ class Stopwatch:
 
     def _save(self):
         while not self.ended.wait(SAVE_SECONDS) and self.path.parent.exists():
-            write_json(self.path, {"seconds": self.before + time.monotonic() - self.began})
+            with contextlib.suppress(OSError):  # a full disk is told by the stage's own writing
+                write_json(self.path, {"seconds": self.before + time.monotonic() - self.began})

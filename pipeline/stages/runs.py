@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config.files import replacing, write_json, write_text
+from pipeline.config.errors import BadInput
+from pipeline.config.files import DISK_FULL, replacing, write_json, write_text
 
 PACKAGES = ("goodsubnets", "torch", "torchvision", "timm", "webdataset", "numpy", "pillow", "safetensors")
 
@@ -23,6 +24,16 @@ def safe_name(name: str) -> str:
 
 def run_folder(runs_dir: str, name: str, run_hash: str) -> Path:
     return Path(runs_dir) / f"{safe_name(name)}-{run_hash[:8]}"
+
+
+def make_folder(folder: Path, runs_dir: str) -> None:
+    """Make the run's directory. Raises BadInput when `runs_dir` is no place for one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise BadInput(f"runs_dir: {runs_dir}: no directory can be made there ({error.strerror}); name another place") from error
 
 
 def begin_run(folder: Path, config_text: str, device: torch.device) -> None:

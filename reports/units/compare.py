@@ -1,6 +1,6 @@
 """The paper's search beside ours on single units of the quickstart network: network loss at each width, seconds of search.
 
-Only the named unit is pruned, down to a quarter of its neurons; the loss is the mean cross-entropy on the 5,000 validation images.
+Only the named unit is pruned, down to a quarter of its neurons, at most 24; the loss is the mean cross-entropy on the 5,000 validation images.
 usage: compare.py RUNS_DIR UNIT...   writes results.csv beside this file
 """
 
@@ -57,7 +57,7 @@ def search(runs, unit_name, overrides):
         journal = Journal(Path(folder) / "journal.jsonl", lambda event: None)
         coordinator = Coordinator(executor, journal, Path(folder), config.scoring, config.prune.calibration_samples or 0, lambda event: None)
         began = time.perf_counter()
-        prune_units(Job(dense.network, only, {unit_name: unit.width // 4}, config.prune, config.seed), coordinator)
+        prune_units(Job(dense.network, only, {unit_name: min(unit.width // 4, 24)}, config.prune, config.seed), coordinator)
         seconds = time.perf_counter() - began
         picks = [line["neuron"] for line in journal.lines if line["kind"] == "pick"]
         calibration = Coordinator(InProcess(executor.actor.bench), None, Path(folder), config.scoring, 2000, lambda event: None)
@@ -83,7 +83,7 @@ def main(runs, names):
             order = validation_order(split)
             batches = list(ScoringStream(split, order, dense.preprocess, 250).block(0, len(order)))
             full = mean_loss(dense.network, batches)
-            for width in sorted({max(1, unit.width * share // 32) for share in range(1, 9)}):
+            for width in sorted({max(1, min(unit.width // 4, 24) * share // 8) for share in range(1, 9)}):
                 part = first_picks(picks, width)
                 kept, gates = coefficients(part, unit.width)
                 refitted = Choice(tuple(kept), weight=refit(ridged(quadratic, 1e-2), kept).float())

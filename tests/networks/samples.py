@@ -15,8 +15,9 @@ def shaken(network: nn.Module, seed: int = 0) -> nn.Module:
             if module.bias is not None:
                 module.bias.data.normal_(0, 0.2, generator=generator)
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.normal_(0.2, 0.3, generator=generator)
+            if module.affine:
+                module.weight.data.uniform_(0.5, 1.5, generator=generator)
+                module.bias.data.normal_(0.2, 0.3, generator=generator)
             module.running_mean.normal_(0, 0.5, generator=generator)
             module.running_var.uniform_(0.5, 2, generator=generator)
     return network.eval()

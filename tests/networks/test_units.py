@@ -140,7 +140,7 @@ REFUSED = {
     "weight read by itself": (lambda: middle(lambda net, x: x * net.conv1.weight.abs().mean()), "conv1", "a weight that forward also reads"),
     "bare parameter": (lambda: middle(lambda net, x: x * net.gamma, gamma=nn.Parameter(torch.rand(8, 1, 1))), "mul", "acts on unit conv1"),
     "bare parameter added": (lambda: middle(lambda net, x: x + net.beta, beta=nn.Parameter(torch.rand(8, 1, 1))), "add", "acts on unit conv1"),
-    "concatenation": (lambda: middle(lambda net, x: torch.cat([x, -x], 1)[:, :8]), "", "acts on unit conv1"),
+    "concatenation": (lambda: middle(lambda net, x: torch.cat([x, x], 1)[:, :8]), "cat", "acts on unit conv1"),
     "control flow": (lambda: middle(decided), "Between", "cannot be followed"),
     "control flow inside": (lambda: Traced(Stripped(decided)), "between", "cannot be followed"),
     "softmax": (lambda: Traced(nn.Softmax(1)), "between", "Softmax acts on unit conv1"),
@@ -155,8 +155,8 @@ REFUSED = {
     "depth multiplier": (lambda: middle(lambda net, x: net.wide(x)[:, ::2], wide=conv(8, 16, groups=8)), "wide", "grouped Conv2d acts on unit conv1"),
     "transposed conv": (lambda: Traced(nn.ConvTranspose2d(8, 8, 3, padding=1)), "between", "ConvTranspose2d acts on unit conv1"),
     "bilinear of two": (lambda: middle(lambda net, x: net.mix(x, x.flatten(1)), mix=nn.CosineSimilarity()), "mix", "acts on unit conv1"),
-    "reading the width": (lambda: middle(lambda net, x: x * x.shape[1] ** -0.5), "", "acts on unit conv1"),
-    "reading the width by size": (lambda: Stripped(lambda net, x: _by_width(net, torch.relu(net.conv1(x)), x), conv1=conv(3, 8), conv2=conv(8, 4)), "", "conv1"),
+    "reading the width": (lambda: middle(lambda net, x: x * x.shape[1] ** -0.5), "getattr", "a reading of its shape acts on unit conv1"),
+    "reading the width by size": (lambda: Stripped(lambda net, x: _by_width(net, torch.relu(net.conv1(x)), x), conv1=conv(3, 8), conv2=conv(8, 4)), "size", "a reading of its shape"),
     "weight standardisation": (lambda: Traced(Scaled(8, 8, 3)), "between", "acts on unit conv1"),
     "weight norm hook": (lambda: Traced(weight_norm(conv(8, 8))), "between", "a forward hook of Conv2d acts on unit conv1"),
     "parametrised weight": (lambda: Traced(parametrizations.weight_norm(conv(8, 8))), "between", "parametrised .*Conv2d acts on unit conv1"),
@@ -171,8 +171,8 @@ REFUSED = {
     "several outputs": (lambda: Stripped(lambda net, x: (net.fc(x), x), fc=nn.Linear(4, 4)), "Stripped", "returns tuple"),
     "several inputs": (samples.TwoInputs, "TwoInputs", "takes 2 inputs"),
     "no hidden unit": (lambda: Stripped(lambda net, x: net.conv(x), conv=conv(3, 4)), "Stripped", "has no hidden unit"),
-    "a size carried across": (lambda: Stripped(_carried, stem=conv(3, 8), mid=conv(8, 8), out=conv(8, 8)), "", "used after it"),
-    "parts carried across": (lambda: Stripped(_chunked, stem=conv(2, 8), mid=conv(8, 2)), "chunk", "used after it"),
+    "a size carried across": (lambda: Stripped(_carried, stem=conv(3, 8), mid=conv(8, 8), out=conv(8, 8)), "getitem", "unit mid, used after it"),
+    "parts carried across": (lambda: Stripped(_chunked, stem=conv(2, 8), mid=conv(8, 2)), "chunk", "unit stem, used after it"),
     "concatenating pool": (lambda: _pooled_by("catavgmax"), "pool", "SelectAdaptivePool2d"),
     "regnet's grouped conv": (lambda: timm.create_model("regnety_002"), "s1.b1.conv2.conv", "grouped Conv2d"),
     "densenet's concatenation": (lambda: timm.create_model("densenet121"), "features.denseblock1.denselayer1", "cat"),
@@ -229,6 +229,16 @@ def test_a_unit_that_many_layers_read_is_left():
     units = find_units(network.eval())
     assert list(units.units) == ["c"]
     assert units.left["a"] == "read by 2 layers (b, c); several consumers are not built yet"
+
+
+@pytest.mark.parametrize("end", [
+    lambda net, x: functional.log_softmax(net.fc(x), 1), lambda net, x: net.fc(x) * net.gamma, lambda net, x: torch.clamp(torch.exp(net.fc(x)), 0, 9)
+])  # fmt: skip
+def test_logits_may_go_through_anything_on_their_way_out(end):
+    network = Stripped(lambda net, x: end(net, torch.flatten(functional.adaptive_avg_pool2d(torch.relu(net.a(x)), 1), 1)), a=conv(3, 8),
+                       fc=nn.Linear(8, 4), gamma=nn.Parameter(torch.rand(1)))  # fmt: skip
+    units = find_units(network.eval())
+    assert list(units.units) == ["a"] and units.left["fc"] == "the network's output"
 
 
 def test_streams_may_do_what_units_may_not():

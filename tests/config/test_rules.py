@@ -1,0 +1,127 @@
+"""What goes together: senseless combinations name both settings, what is not built is refused by name, what is not used is null."""
+
+import pytest
+
+from pipeline.chain import normalise
+from pipeline.config.digests import digest
+from pipeline.config.errors import BadInput
+from pipeline.config.load import check_plain
+from pipeline.config.rules import resolve_prune, warnings_of
+from pipeline.config.settings import Prune
+
+PLAIN = {"data": {"source": "fashion-mnist"}, "network": {"model": "mobilenetv2_050", "num_classes": 10, "in_chans": 1, "img_size": 28}}
+
+
+def config(prune=None, **more):
+    return check_plain({**PLAIN, "prune": prune or {}, **more}, "config.yaml")
+
+
+def refusal(prune=None, **more) -> str:
+    with pytest.raises(BadInput) as caught:
+        config(prune, **more)
+    assert str(caught.value).startswith("config.yaml: ")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("prune, expected", [
+    ({}, ("sequential", "forward", None, 2000, 1e-2, None, None)),
+    ({"mode": "independent", "calibration_samples": 99}, ("independent", "forward", None, 99, 1e-2, None, None)),
+    ({"mode": None, "calibration_samples": None, "ridge": None}, ("sequential", "forward", None, 2000, 1e-2, None, None)),
+    ({"selector": "reconstruction", "refit": "none", "ridge": 0.0}, ("sequential", "forward", None, 2000, 0.0, None, None)),
+    ({"selector": "loss", "refit": "none"}, ("sequential", "stochastic", "paper", None, None, 50, None)),
+    ({"selector": "loss", "engine": "exhaustive", "max_picks": 9}, ("sequential", "exhaustive", "paper", 2000, 1e-2, None, 9)),
+    ({"selector": "loss", "engine": "stochastic", "reference": "paper", "candidates": 7}, ("sequential", "stochastic", "paper", 2000, 1e-2, 7, None)),
+    ({"selector": "l1"}, ("sequential", None, None, 2000, 1e-2, None, None)),
+    ({"selector": "l1", "refit": "none"}, (None, None, None, None, None, None, None)),
+    ({"selector": "random", "refit": "none", "max_picks": 3, "candidates": 3}, (None, None, None, None, None, None, None)),
+])
+def test_null_becomes_the_selectors_default_and_what_is_not_used_becomes_null(prune, expected):
+    found = config(prune).prune
+    assert (found.mode, found.engine, found.reference, found.calibration_samples, found.ridge, found.candidates, found.max_picks) == expected
+
+
+@pytest.mark.parametrize("ignored", [
+    {"mode": "independent"}, {"mode": None}, {"calibration_samples": 77}, {"ridge": 0.5}, {"candidates": 3}, {"max_picks": 5},
+])
+def test_what_an_l1_without_refit_ignores_changes_neither_its_search_nor_its_run(ignored):
+    plain, given = (config({"selector": "l1", "refit": "none"} | more) for more in ({}, ignored))
+    for settings in (normalise.search_settings, normalise.statistics_settings, normalise.run_settings):
+        assert digest(settings(plain)) == digest(settings(given))
+    assert plain == given
+
+
+def test_an_l1_with_refit_does_read_its_calibration():
+    first, second = (normalise.search_settings(config({"selector": "l1", "calibration_samples": n})) for n in (64, 65))
+    assert digest(first) != digest(second)
+
+
+@pytest.mark.parametrize("prune, two", [
+    ({"engine": "stochastic"}, ("prune.engine", "prune.selector")),
+    ({"engine": "exhaustive", "selector": "l1"}, ("prune.engine", "prune.selector")),
+    ({"engine": "forward", "selector": "loss"}, ("prune.engine", "prune.selector")),
+    ({"engine": "forward", "selector": "random"}, ("prune.engine", "prune.selector")),
+    ({"engine": "swap", "selector": "loss"}, ("prune.engine", "prune.selector")),
+    ({"engine": "lazy", "selector": "reconstruction"}, ("prune.engine", "prune.selector")),
+    ({"reference": "paper"}, ("prune.reference", "prune.selector")),
+    ({"reference": "paper", "selector": "l1", "refit": "none"}, ("prune.reference", "prune.selector")),
+    ({"reference": "official", "selector": "reconstruction"}, ("prune.reference", "prune.selector")),
+    ({"selector": "loss", "mode": "independent"}, ("prune.mode", "prune.selector")),
+])
+def test_a_combination_that_makes_no_sense_names_both_settings(prune, two):
+    message = refusal(prune)
+    assert all(f"{name}" in message for name in two) and "set one of the two" in message
+    assert all(repr(value) in message for key, value in prune.items() if key in ("engine", "reference", "mode"))
+
+
+@pytest.mark.parametrize("prune, key", [
+    *(({"selector": name}, "prune.selector") for name in ("bn", "tp.taylor", "tp.magnitude", "tp.hessian")),
+    *(({"engine": name}, "prune.engine") for name in ("backward", "swap")),
+    *(({"engine": name, "selector": "loss"}, "prune.engine") for name in ("lazy", "racing")),
+    *(({"reference": name, "selector": "loss"}, "prune.reference") for name in ("official", "official-fixed")),
+    ({"refit": "affine"}, "prune.refit"),
+    *(({"allocation": name}, "prune.allocation") for name in ("marginal", "global", "tolerance")),
+    *(({"units": names}, "prune.units") for names in (["branch"], ["stream"], ["hidden", "stream"], ["hidden", "branch", "stream"])),
+])
+def test_a_pruner_that_is_not_built_is_refused_by_name_with_what_is(prune, key):
+    message = refusal(prune)
+    assert f"{key}: {prune[key.partition('.')[2]]!r} is not built yet; give " in message
+
+
+@pytest.mark.parametrize("more, key", [
+    *(({"budget": {kind: value}}, f"budget.{kind}")
+      for kind, value in (("macs_bn", "50%"), ("params", "50%"), ("latency_ms", 3), ("top1_drop", 1), ("tolerance", 0.1))),
+    ({"arm": "reinit-compute"}, "arm"),
+    ({"cluster": {"workers": 1}}, "cluster.workers"),
+    ({"cluster": {"address": "auto"}}, "cluster.address"),
+    ({"tracking": {"mode": "online"}}, "tracking.mode"),
+    ({"tracking": {"mode": "offline"}}, "tracking.mode"),
+])
+def test_a_part_that_is_not_built_is_refused_by_name(more, key):
+    message = refusal(**more)
+    assert key in message and "not built yet" in message and "; " in message
+
+
+def test_every_budget_kind_of_the_contract_is_known_and_three_are_built():
+    for kind in ("macs", "prunable_macs", "width"):
+        assert config(budget={kind: "50%"}).budget == {kind: "50%"}
+
+
+@pytest.mark.parametrize("prune, word", [
+    ({"selector": "recon"}, "reconstruction, loss, l1, random"), ({"engine": "forwards"}, "give one of forward"),
+    ({"selector": "loss", "engine": "stochastik"}, "stochastic, exhaustive"), ({"selector": "l1", "engine": "x"}, "give one of null"),
+    ({"selector": "loss", "reference": "papers"}, "give one of paper"),
+])
+def test_an_unknown_value_is_refused_with_what_there_is(prune, word):
+    message = refusal(prune)
+    assert "unknown" in message and word in message
+
+
+def test_only_a_reconstruction_without_refit_warns():
+    warned = {(s, r): bool(warnings_of(config({"selector": s, "refit": r}).prune)) for s in ("reconstruction", "loss", "l1", "random") for r in ("none", "lsq")}
+    assert [pair for pair, warning in warned.items() if warning] == [("reconstruction", "none")]
+
+
+def test_the_python_door_resolves_by_the_same_rules():
+    assert resolve_prune(Prune(selector="l1", refit="none"), "prune()", "macs") == config({"selector": "l1", "refit": "none"}).prune
+    with pytest.raises(BadInput, match=r"prune\(\): prune.engine: 'swap' is not built yet"):
+        resolve_prune(Prune(engine="swap"), "prune()", "macs")

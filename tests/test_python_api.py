@@ -1,0 +1,236 @@
+"""prune() and load_pruned() from Python: every pruner, what they leave alone, what they refuse, what they do not import."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import UnsupportedModule, load_pruned, prune, pruning
+from pipeline.networks.small import tiny
+from tests.conftest import ROOT
+from tests.networks.samples import Residual, SqueezeExcite, Traced, Vgg, shaken
+
+SELECTORS = {
+    "sequential": dict(selector="reconstruction", mode="sequential"),
+    "independent": dict(selector="reconstruction", mode="independent"),
+    "loss": dict(selector="loss", candidates=4),
+    "l1": dict(selector="l1"),
+    "random": dict(selector="random"),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return shaken(tiny(num_classes=3))
+
+
+def batches(count=3, size=16, channels=1, side=28, labels=True, seed=0) -> list:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, size, channels, side, side, generator=generator)
+    return [(x, torch.randint(3, (size,), generator=generator)) if labels else x for x in images]
+
+
+def outputs(network, images=None) -> torch.Tensor:
+    with torch.no_grad():
+        return network(torch.cat(batches(labels=False, seed=9)) if images is None else images)
+
+
+@pytest.mark.filterwarnings("ignore:prune.refit none with prune.selector reconstruction")
+@pytest.mark.parametrize("refit", ["none", "lsq"])
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_every_pruner_gives_a_smaller_network_and_leaves_the_model_alone(model, selector, refit, tmp_path):
+    given = copy.deepcopy(model).train()
+    given.classifier.eval()
+    before, generator = copy.deepcopy(given.state_dict()), torch.get_rng_state()
+    pruned = prune(given, batches(), budget={"prunable_macs": 0.5}, refit=refit, seed=1, **SELECTORS[selector])
+    assert all(torch.equal(value, before[name]) for name, value in given.state_dict().items())
+    assert given.training and given.bn1.training and not given.classifier.training
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert {name: width for name, (width, _) in pruned.units.items()} == {"conv_stem": 16, "blocks.0.0.conv_pw": 16, "conv_head": 16}
+    assert all(0 < len(kept) == len(set(kept)) < 16 for _, kept in pruned.units.values())
+    assert not any(module.training for module in pruned.network.modules())
+    assert pruned.params == sum(p.numel() for p in pruned.network.parameters()) < sum(p.numel() for p in model.parameters())
+    assert 0.4 < pruned.macs / pruned.macs_dense < 0.6
+    assert outputs(pruned.network).isfinite().all()
+    pruned.save(tmp_path / "new/folder")
+    loaded = load_pruned(tmp_path / "new/folder", build=lambda: tiny(num_classes=3))
+    assert torch.equal(outputs(loaded), outputs(pruned.network))
+
+
+def test_the_same_seed_gives_the_same_network_and_another_another_random_one(model):
+    first, same, other = (prune(model, batches(), selector="random", refit="lsq", seed=seed) for seed in (1, 1, 2))
+    assert first.units == same.units != other.units
+    assert all(torch.equal(a, b) for a, b in zip(first.network.state_dict().values(), same.network.state_dict().values()))
+
+
+def test_keeping_everything_keeps_the_function(model):
+    for mode in ("sequential", "independent"):
+        pruned = prune(model, batches(labels=False), budget={"width": 1.0}, mode=mode)
+        assert pruned.macs == pruned.macs_dense
+        torch.testing.assert_close(outputs(pruned.network), outputs(model), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("selector", ["random", "l1"])
+def test_a_refit_comes_nearer_to_the_dense_output_than_the_old_weights(model, selector):
+    images = torch.cat(batches(labels=False))
+    wanted = outputs(model, images)
+    far, near = (
+        (outputs(prune(model, [images], budget={"width": 0.5}, selector=selector, refit=refit).network, images) - wanted).norm() for refit in ("none", "lsq")
+    )
+    assert near < 0.7 * far
+
+
+@pytest.mark.parametrize("kind, target", [("prunable_macs", 0.5), ("macs", "60%"), ("width", 0.25), ("macs", 40_000), ("macs", "0.05M")])
+def test_budgets_are_shares_or_numbers(model, kind, target):
+    pruned = prune(model, batches(labels=False), budget={kind: target}, selector="l1", refit="none")
+    if kind == "width":
+        assert sum(len(kept) for _, kept in pruned.units.values()) == 12
+    elif target == "60%":
+        assert pruned.macs == pytest.approx(0.6 * pruned.macs_dense, rel=0.1)
+    elif kind == "macs":
+        assert pruned.macs == pytest.approx(float(target) if target == 40_000 else 50_000, rel=0.1)
+
+
+class Counting:
+    """A loader that counts how often it is iterated and how many batches it gave."""
+
+    def __init__(self, items):
+        self.items, self.begun, self.given = items, 0, 0
+
+    def __iter__(self):
+        self.begun += 1
+        for item in self.items:
+            self.given += 1
+            yield item
+
+
+@pytest.mark.parametrize("selector", ["loss", "reconstruction"])
+def test_the_loader_is_iterated_exactly_once(model, selector):
+    loader = Counting(batches())
+    prune(model, loader, budget={"width": 0.1}, selector=selector, refit="lsq")
+    assert (loader.begun, loader.given) == (1, 3)
+
+
+def test_a_generator_a_list_and_a_data_loader_give_the_same(model):
+    items = batches()
+    data = torch.utils.data.TensorDataset(torch.cat([x for x, _ in items]), torch.cat([y for _, y in items]))
+    loaders = [(item for item in items), items, torch.utils.data.DataLoader(data, batch_size=7), [x for x, _ in items], [(x,) for x, _ in items]]
+    states = [prune(model, loader).network.state_dict() for loader in loaders]
+    assert all(torch.equal(state[name], states[0][name]) for state in states[1:] for name in states[0])
+
+
+def test_what_a_loader_may_not_give(model, monkeypatch):
+    for loader, line in (
+        ([], "loader: yields no batch"),
+        ([{"image": 1}], "loader: yields dict of 1; give tensors"),
+        ([(torch.zeros(2, 1, 28, 28), 0, 0)], "loader: yields tuple of 3; give tensors"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            prune(model, loader)
+    with pytest.raises(ValueError, match="loader: selector 'loss' needs .batch, label. pairs"):
+        prune(model, batches(labels=False), selector="loss")
+    monkeypatch.setattr(pruning, "KEPT_LIMIT", 2 * 16 * 28 * 28 * 4)
+    loader = Counting(batches())
+    with pytest.raises(ValueError, match="held in memory; give fewer calibration images"):
+        prune(model, loader)
+    assert loader.given == 3
+    prune(model, batches(count=2))
+
+
+@pytest.mark.parametrize("budget, settings, line", [
+    ({"prunable_macs": 0.001}, {}, r"budget.prunable_macs: 0.001 is out of reach: this network allows 3188 to \d+ .*% to 100%"),
+    ({"macs": 1e12}, {}, "budget.macs: 1e.12 is out of reach: this network allows .* to"),
+    ({"macs": "lots"}, {}, "budget: macs: 'lots' is no amount"),
+    ({"macs": -1}, {}, "budget: macs: -1 must lie above 0"),
+    ({"macs": 0.5, "width": 0.5}, {}, "budget: holds 2 kinds"),
+    ({"miles": 0.5}, {}, "budget.miles: is not built yet|budget: has no kind 'miles'"),
+    (None, {"selektor": "l1"}, "prune: unknown setting 'selektor'; did you mean selector?"),
+    (None, {"selector": "magic"}, "prune.selector: 'magic' is unknown"),
+    (None, {"refit": "affine"}, "prune.refit: 'affine' is not built yet"),
+    (None, {"engine": "exhaustive"}, "prune.engine: 'exhaustive' belongs to prune.selector 'loss'"),
+    (None, {"ridge": -1}, "prune: ridge:"),
+    (None, {"selector": "loss", "mode": "independent"}, "prune.mode: 'independent' does not go with"),
+])  # fmt: skip
+def test_wrong_budgets_and_settings_are_value_errors_of_one_line(model, budget, settings, line):
+    loader = Counting(batches())
+    with pytest.raises(ValueError, match=line) as refusal:
+        prune(model, loader, budget=budget, **settings)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_range_of_an_unreachable_budget_is_the_real_one(model):
+    with pytest.raises(ValueError) as refusal:
+        prune(model, batches(), budget={"prunable_macs": 0.001})
+    low, high = (int(float(word)) for word in str(refusal.value).partition("allows ")[2].partition(" (")[0].split(" to "))
+    smallest = prune(model, batches(), budget={"prunable_macs": low}, selector="l1", refit="none")
+    assert {len(kept) for _, kept in smallest.units.values()} == {1}
+    assert low < 0.2 * high and high <= smallest.macs_dense
+
+
+def test_unsupported_modules_are_named_before_any_work(model):
+    with pytest.raises(UnsupportedModule, match="^between"):
+        prune(shaken(Traced(SqueezeExcite(8))), batches(channels=3, side=16))
+    assert issubclass(UnsupportedModule, ValueError)
+
+
+def test_a_set_chosen_to_be_refitted_but_not_refitted_warns(model):
+    with pytest.warns(UserWarning, match="the set is chosen to be re-fitted"):
+        prune(model, batches(), selector="reconstruction", refit="none")
+
+
+def test_a_unit_with_too_many_columns_is_left_whole():
+    large = nn.Sequential(nn.Conv2d(1, 40, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(40 * 28 * 28, 6), nn.ReLU(), nn.Linear(6, 3))
+    pruned = prune(shaken(large), batches(), budget={"width": 0.5})
+    assert set(pruned.units) == {"3"}  # 31,360 columns are above the limit of 16,384
+    assert set(prune(shaken(large), batches(), budget={"width": 0.5}, selector="l1", refit="none").units) == {"0", "3"}
+
+
+@pytest.mark.parametrize("build", [Vgg, Residual])
+def test_networks_of_ones_own_in_double_precision_too(build, tmp_path):
+    own = shaken(build()).double()
+    data = [(x.double(), y) for x, y in batches(channels=3, side=16)]
+    pruned = prune(own, data, budget={"prunable_macs": 0.4})
+    assert {p.dtype for p in pruned.network.parameters()} == {torch.float64}
+    pruned.save(tmp_path)
+    loaded = load_pruned(tmp_path, build=lambda: build().double())
+    assert torch.equal(outputs(loaded, data[0][0]), outputs(pruned.network, data[0][0]))
+    with pytest.raises(ValueError, match="is your own module; call load_pruned"):
+        load_pruned(tmp_path)
+
+
+def test_torchs_global_switches_are_the_callers_again(model):
+    torch.backends.cudnn.benchmark, threads = True, torch.get_num_threads()
+    try:
+        prune(model, batches())
+        assert torch.backends.cudnn.benchmark and torch.get_num_threads() == threads
+    finally:
+        torch.backends.cudnn.benchmark = False
+
+
+BARE = """
+import sys
+for name in ("ray", "webdataset", "wandb"):
+    sys.modules[name] = None  # as on a machine without them: importing one raises
+from pipeline import prune, load_pruned, UnsupportedModule
+import torch
+from pipeline.networks.small import tiny
+pruned = prune(tiny(num_classes=3), [(torch.randn(8, 1, 28, 28), torch.zeros(8, dtype=torch.long))], {"width": 0.1}, selector=sys.argv[1])
+pruned.save(sys.argv[2])
+load_pruned(sys.argv[2], build=lambda: tiny(num_classes=3))
+print([name for name in ("ray", "webdataset", "wandb") if sys.modules[name] is not None], "pipeline.chain.run" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("selector", ["reconstruction", "loss"])
+def test_pruning_from_python_needs_neither_ray_nor_webdataset_nor_wandb(selector, tmp_path):
+    ended = subprocess.run([sys.executable, "-c", BARE, selector, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "[] False\n"), ended.stderr
+
+
+def test_importing_the_package_alone_is_light():
+    code = "import sys, pipeline; print(pipeline.__all__, [m for m in ('torch', 'ray', 'webdataset', 'wandb', 'timm') if m in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout == "['Pruned', 'UnsupportedModule', 'load_pruned', 'prune'] []\n"
