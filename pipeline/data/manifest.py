@@ -62,7 +62,7 @@ def load_manifest(path: Path, schemes=()) -> Manifest:
     path = Path(path).resolve()
     try:
         value = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"manifest {path}: cannot be read ({error}); make it with `gfs shards make`") from error
     try:
         classes = tuple(_typed(name, str, "classes") for name in _typed(value["classes"], list, "classes"))
@@ -90,6 +90,8 @@ def load_manifest(path: Path, schemes=()) -> Manifest:
 
 def local_path(manifest: Path, url: str, schemes=()) -> Path:
     """The file behind a shard's url; anything but a plain path is refused unless its scheme is allowed."""
+    if not url or "\0" in url:
+        raise BadInput(f"{manifest}: shard url {url!r}: is no path; name the file")
     scheme, colon, _ = url.partition(":")
     if colon and "/" not in scheme and scheme not in schemes:
         raise BadInput(f"{manifest}: shard url {url!r}: scheme {scheme!r} is not allowed; use a path")

@@ -38,8 +38,9 @@ class Graph:
         try:
             graph = tracer.trace(network)
         except Exception as error:
+            reason = str(error).partition("\n")[0]
             raise UnsupportedModule(
-                f"{tracer.place or type(network).__name__}: its forward cannot be followed ({error}); "
+                f"{tracer.place or type(network).__name__}: its forward cannot be followed ({reason}); "
                 "take decisions that depend on tensors out of forward"
             ) from error
         self.nodes = list(graph.nodes)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -52,7 +51,7 @@ def build(plan: Blueprint, pretrained: bool = False) -> nn.Module:
         raise
     except Exception as error:
         what = "weights cannot be had" if pretrained else "cannot be built"
-        reason = f"{what} with {plan.arguments} ({type(error).__name__}: {error})"
+        reason = f"{what} with {plan.arguments} ({type(error).__name__}: {_first_line(error)})"
         raise BadInput(f"network.model: {plan.model}: {reason}; mend the network section") from error
 
 
@@ -121,14 +120,18 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BadInput(f"network.weights: {path}: is not a plain state dict and unpickling it could run code; save it as safetensors") from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise BadInput(f"network.weights: {path}: cannot be read ({error}); fetch it again") from error
+    except Exception as error:  # readers of damaged files raise whatever they stumble over
+        raise BadInput(f"network.weights: {path}: cannot be read ({type(error).__name__}: {_first_line(error)}); fetch it again") from error
     for name in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
         raise BadInput(f"network.weights: {path}: holds no state dict; save network.state_dict()")
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def load_weights(network: nn.Module, state: dict[str, torch.Tensor], path) -> None:

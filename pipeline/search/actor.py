@@ -57,12 +57,13 @@ class Actor:
             with torch.inference_mode():
                 return STATISTICS[question.statistic](self, question)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            if not isinstance(error, RuntimeError) or "memory" in str(error).lower():
-                raise Failed(
-                    f"unit {question.unit}: a block does not fit memory ({str(error).splitlines()[0]}); "
-                    "lower scoring.batch, scoring.block_candidates or scoring.block_samples"
-                ) from error
-            raise
+            if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+                raise
+            place, reason = question.unit or question.statistic, str(error).partition("\n")[0] or type(error).__name__
+            raise Failed(
+                f"unit {place}: a block does not fit memory ({reason}); "
+                "lower scoring.batch, scoring.block_candidates or scoring.block_samples"
+            ) from error
 
     def _catch_up(self, commits: tuple[Commit, ...]) -> None:
         """Bring the shrunk network to the question's state from the committed artifacts."""
