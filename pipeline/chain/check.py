@@ -105,4 +105,5 @@ def _estimate(context, dense, target, samples, say) -> None:
     widest = max(unit.width * unit.columns for unit in without_large(target.units, 10**9).units.values())
     memory = min(config.scoring.memory_limit, (prune.calibration_samples or 0) * widest * 4 * 50 / GIB) + 3 * widest**2 * 8 / GIB + 1.0
     disk = samples["train"].bytes_to_write + samples["test"].bytes_to_write + 10 * sum(p.numel() * 4 for p in dense.network.parameters())
-    say(f"estimate: about {seconds / 60:.1f} minutes, {memory:.1f} GiB of memory, {disk / GIB:.2f} GiB of disk ({free_gib(Path(config.runs_dir)):.0f} free)")
+    free = free_gib(Path(config.runs_dir))
+    say(f"estimate: about {seconds / 60:.1f} minutes, {memory:.1f} GiB of memory, {disk / GIB:.2f} GiB of disk ({free:.0f} free)")

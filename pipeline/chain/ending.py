@@ -8,10 +8,9 @@ from torch import nn
 
 from pipeline.chain.context import Context
 from pipeline.chain.normalise import evaluate_settings, train_settings
-from pipeline.chain.sources import Dense, untrained
+from pipeline.chain.sources import Dense, splits_of, untrained
 from pipeline.config.digests import digest
 from pipeline.config.files import read_json
-from pipeline.data.prepare import open_splits
 from pipeline.data.streams import ScoringStream, epoch_length, scoring_order
 from pipeline.evaluation.accuracy import top_correct
 from pipeline.evaluation.latency import measure_latency
@@ -56,7 +55,7 @@ def run_train(context: Context, data: Done, dense: Dense, shrink: Done) -> Done 
         watch = Stopwatch(folder)
         shrunk = open_shrunk(dense, shrink.folder, shrink.folder / MODEL)
         network = starting_network(context.config.arm, shrunk, lambda: untrained(dense.plan, context.config.seed), arch)
-        split = open_splits(data.folder).train
+        split = splits_of(data).train
         teacher = dense.network.to(context.device, memory_format=torch.channels_last) if recipe.distill else None
         history = train(network, recipe, Task(split, dense.preprocess, context.config.seed, context.device, teacher), folder, context.observe)
         images = recipe.epochs * epoch_length(split, recipe.samples, recipe.batch)[1]
@@ -82,7 +81,7 @@ def run_evaluate(context: Context, data: Done, dense: Dense, shrink: Done, arm: 
     stage = Stage("evaluate", 1, evaluate_settings(context.config), inputs)
 
     def work(folder, guard):
-        started, settings, splits = time.monotonic(), context.config.evaluate, open_splits(data.folder)
+        started, settings, splits = time.monotonic(), context.config.evaluate, splits_of(data)
         torch.set_num_threads(context.config.scoring.threads)
         selected = open_shrunk(dense, shrink.folder, shrink.folder / MODEL)
         networks = {"dense": dense.network, "selected": selected}

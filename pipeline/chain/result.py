@@ -2,10 +2,9 @@
 
 from pipeline.chain.context import Context
 from pipeline.chain.ending import open_shrunk, train_macs
-from pipeline.chain.sources import Dense
+from pipeline.chain.sources import Dense, splits_of
 from pipeline.config.files import read_json
 from pipeline.config.settings import budget_target
-from pipeline.data.prepare import open_splits
 from pipeline.networks.saved import ARCH
 from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.stages.recorder import utc
@@ -21,7 +20,7 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
     evaluate, shrink, search, arm = done["evaluate"].facts, done["shrink"], done["search"].facts, done.get("train")
     final = evaluate["last" if arm else "selected"]
     ((kind, target),) = config.budget.items()
-    splits = open_splits(done["data"].folder)
+    splits = splits_of(done["data"])
     arch = read_json(shrink.folder / ARCH)
     widths = arch["units"].values()
     cost, cost_dense = shrink.facts["cost"]["pruned"], shrink.facts["cost"]["dense"]

@@ -8,13 +8,13 @@ from pipeline.chain.ending import run_evaluate, run_train
 from pipeline.chain.normalise import run_settings
 from pipeline.chain.result import result_row
 from pipeline.chain.selection import find_target, run_search, run_shrink, run_statistics
-from pipeline.chain.sources import dense_stage, plan_of, run_data, run_dense, unseen
+from pipeline.chain.sources import dense_stage, plan_of, run_data, run_dense, splits_of, unseen
 from pipeline.config.digests import digest
 from pipeline.config.errors import BadInput, Stopped
 from pipeline.config.files import read_json, write_json
 from pipeline.config.settings import Config
 from pipeline.config.yaml import dump
-from pipeline.data.prepare import find_origin, open_splits
+from pipeline.data.prepare import find_origin
 from pipeline.data.streams import ScoringStream, validation_order
 from pipeline.evaluation.accuracy import top_correct
 from pipeline.networks.saved import ARCH
@@ -138,7 +138,7 @@ def check_gate(context: Context, dense, data: Done) -> None:
 
     Raises BadInput when given weights reach less than 90 % of `network.top1`, or than twice chance where that is null.
     """
-    network, split = context.config.network, open_splits(data.folder).train
+    network, split = context.config.network, splits_of(data).train
     order = validation_order(split)
     if network.weights is None or not len(order):
         return

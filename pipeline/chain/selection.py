@@ -8,13 +8,12 @@ from safetensors.torch import load_file
 
 from pipeline.chain.context import Context
 from pipeline.chain.normalise import search_settings, statistics_settings
-from pipeline.chain.sources import Dense
+from pipeline.chain.sources import Dense, splits_of
 from pipeline.config.digests import draw
 from pipeline.config.errors import BadInput, Failed
 from pipeline.config.files import read_json, write_json
 from pipeline.config.rules import warnings_of
 from pipeline.config.settings import budget_target
-from pipeline.data.prepare import open_splits
 from pipeline.data.streams import ScoringStream, classes_missing, scoring_order
 from pipeline.journal import SCHEMA, Journal
 from pipeline.journal import read as read_journal
@@ -80,7 +79,7 @@ def without_large(units: Units, limit: int) -> Units:
 
 def bench_of(context: Context, dense: Dense, data: Done, units: Units, folder) -> Bench:
     """What the actors of this run are given; a notice when the calibration images lack a class."""
-    split = open_splits(data.folder).train
+    split = splits_of(data).train
     order = scoring_order(split, context.config.seed)
     if lacking := classes_missing(split, order, context.config.prune.calibration_samples or len(order)):
         context.observe({"event": "notice", "message": f"prune.calibration_samples: no image of class {', '.join(lacking[:5])}; raise it"})

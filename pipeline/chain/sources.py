@@ -1,6 +1,6 @@
 """Stages `data` and `dense`: verified splits, and the dense network with its weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from pipeline.config.errors import BadInput
 from pipeline.config.files import read_json, write_json
 from pipeline.config.settings import Config
 from pipeline.data.images import Preprocess
-from pipeline.data.prepare import Origin, Splits, find_origin, open_splits, prepare
+from pipeline.data.prepare import Origin, Splits, find_origin, open_splits, places_of, prepare
 from pipeline.networks.zoo import Blueprint, blueprint, build, load_weights, preprocess_of, read_weights, unknown_argument, weights_file
 from pipeline.stages.store import Done, Stage
 from pipeline.tensorfile import load_tensors, save_tensors
@@ -45,7 +45,13 @@ def run_data(context: Context) -> Done:
         _warn_of_missing_classes(context, splits)
         return names, {"train": splits.train.manifest.digest, "test": splits.test.manifest.digest}
 
-    return context.store.run(data_stage(config, origin), work, context.observe)
+    done = context.store.run(data_stage(config, origin), work, context.observe)
+    return replace(done, facts=done.facts | {"places": places_of(config.data, origin)})
+
+
+def splits_of(data: Done) -> Splits:
+    """The splits of a finished stage `data`, read where this run's config says that they lie."""
+    return open_splits(data.folder, data.facts.get("places"))
 
 
 def _warn_of_missing_classes(context, splits: Splits) -> None:
@@ -108,7 +114,7 @@ def _make_dense(context, data, plan, folder):
         load_weights(network, read_weights(path), path)
         facts = {"source_sha256": sha256_of(path)}
     elif settings.weights is None:
-        task = Task(open_splits(data.folder).train, preprocess, recipe.seed, context.device)
+        task = Task(splits_of(data).train, preprocess, recipe.seed, context.device)
         facts["history"] = train(network, recipe, task, folder, context.observe)
     save_tensors(folder / WEIGHTS, network.state_dict())
     description = {"builder": plan.builder, "model": plan.model, "arguments": plan.arguments, "preprocess": vars(preprocess)}

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +62,11 @@ class Split:
     _files: dict = field(default_factory=dict)
 
     @classmethod
-    def open(cls, manifest_path: Path, index_path: Path) -> "Split":
+    def open(cls, manifest_path: Path, index_path: Path, places=None) -> "Split":
+        """`places`: where the shards lie now, if they were moved since the manifest was written."""
         manifest, arrays = load_manifest(manifest_path), load_file(index_path)
+        if places:
+            manifest = replace(manifest, shards=tuple(replace(shard, path=path) for shard, path in zip(manifest.shards, places, strict=True)))
         shard_of = np.repeat(np.arange(len(manifest.shards)), [shard.samples for shard in manifest.shards])
         validation = arrays["validation"].astype(bool)
         return cls(manifest, arrays["label"], arrays["offset"], arrays["size"], validation, shard_of, arrays["key_bytes"], arrays["key_ends"])

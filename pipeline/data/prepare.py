@@ -22,8 +22,12 @@ class Origin:
 
     raw: str | None
     manifests: dict[str, str]
-    classes: int
+    names: tuple[str, ...]  # of the classes, in label order
     inputs: dict[str, str]
+
+    @property
+    def classes(self) -> int:
+        return len(self.names)
 
 
 def find_origin(data: Data, num_classes: int) -> Origin:
@@ -33,13 +37,13 @@ def find_origin(data: Data, num_classes: int) -> Origin:
     elif (Path(data.source) / "train/manifest.json").exists() or (Path(data.source) / "manifest.json").exists():
         given = {split: str(manifest_of(Path(data.source), split)) for split in SPLITS}
     elif data.source == "fashion-mnist":
-        return Origin(data.source, {}, len(FASHION_CLASSES), {"source": digest("fashion-mnist")})
+        return Origin(data.source, {}, FASHION_CLASSES, {"source": digest("fashion-mnist")})
     elif not Path(data.source).is_dir():
         raise BadInput(f"data.source: {data.source}: no such folder; give fashion-mnist, a folder of images or a folder that holds manifests")
     else:
         classes = {split: folder_split(Path(data.source), split).classes for split in SPLITS}
         _same_classes(data.source, classes)
-        return Origin(data.source, {}, len(classes["train"]), {"source": digest(source_fingerprint(data.source))})
+        return Origin(data.source, {}, classes["train"], {"source": digest(source_fingerprint(data.source))})
     if data.train_samples or data.test_samples:
         raise BadInput("data.train_samples: goes with a source that is still to be sharded; make smaller shards instead")
     inputs, classes = {}, {}
@@ -50,9 +54,9 @@ def find_origin(data: Data, num_classes: int) -> Origin:
         else:
             stats = [path.stat() for path in expand(place, data.allow_schemes)]
             inputs[split] = digest([[Path(place).name, s.st_size, s.st_mtime_ns] for s in stats])
-            classes[split] = tuple(str(label) for label in range(num_classes))
-    _same_classes(data.source or data.train, classes)
-    return Origin(None, given, len(classes["train"]), inputs)
+    classes = classes or {"train": tuple(str(label) for label in range(num_classes))}  # a brace url alone knows no names
+    _same_classes(data.source or data.train, {split: classes.get(split, next(iter(classes.values()))) for split in SPLITS})
+    return Origin(None, given, next(iter(classes.values())), inputs)
 
 
 def _same_classes(place, classes) -> None:
@@ -102,7 +106,7 @@ def given_manifest(data: Data, origin: Origin, split: str) -> Manifest:
         return load_manifest(Path(place), data.allow_schemes)
     paths = [path.resolve() for path in expand(place, data.allow_schemes)]
     shards = tuple(Shard(p, len(read_shard(p, origin.classes)), p.stat().st_size, sha256_of(p)) for p in paths)
-    return Manifest(paths[0].parent.name or split, split, tuple(str(label) for label in range(origin.classes)), shards)
+    return Manifest(paths[0].parent.name or split, split, origin.names, shards)
 
 
 @dataclass(frozen=True)
@@ -113,5 +117,16 @@ class Splits:
     test: Split
 
 
-def open_splits(folder: Path) -> Splits:
-    return Splits(*(Split.open(folder / split / "manifest.json", folder / split / "index.safetensors") for split in SPLITS))
+def places_of(data: Data, origin: Origin) -> dict[str, list[Path]]:
+    """Where the shards of each split lie now; empty for a source that is no shards, whose shards the stage made."""
+    places = {}
+    for split, place in origin.manifests.items():
+        shards = load_manifest(Path(place), data.allow_schemes).shards if place.endswith(".json") else ()
+        places[split] = [shard.path for shard in shards] or [path.resolve() for path in expand(place, data.allow_schemes)]
+    return places
+
+
+def open_splits(folder: Path, places=None) -> Splits:
+    """What `prepare` left in `folder`; `places` as `places_of` gives them."""
+    files = {split: (folder / split / "manifest.json", folder / split / "index.safetensors") for split in SPLITS}
+    return Splits(*(Split.open(*files[split], (places or {}).get(split)) for split in SPLITS))

@@ -10,7 +10,7 @@ import pytest
 from pipeline.config.errors import BadInput
 from pipeline.config.settings import Data
 from pipeline.data.images import evaluation_image
-from pipeline.data.prepare import expand, find_origin, open_splits, prepare
+from pipeline.data.prepare import expand, find_origin, open_splits, places_of, prepare
 from pipeline.data.preview import preview
 from pipeline.data.sources import folder_split
 from tests.data.conftest import GREY
@@ -164,6 +164,12 @@ def test_an_empty_shard_is_refused(copied):
         preview(data, find_origin(data, 3))
 
 
+def test_a_brace_url_beside_a_manifest_takes_its_class_names(many, tmp_path):
+    splits = prepared(Data(train=str(many / "train/train-{00000..00005}.tar"), test=str(many / "test/manifest.json")), tmp_path / "stage")
+    assert splits.train.manifest.classes == ("ankle", "bag", "coat")
+    assert splits.train.manifest.digest == find_origin(Data(source=str(many)), 3).inputs["train"]
+
+
 def test_the_first_samples_of_a_source_are_a_setting(image_folder, tmp_path):
     splits = prepared(Data(source=str(image_folder), train_samples=50, test_samples=9), tmp_path / "stage")
     assert (splits.train.manifest.samples, splits.test.manifest.samples, int(splits.train.validation.sum())) == (50, 9, 5)
@@ -176,3 +182,13 @@ def test_keys_that_are_no_utf8_are_kept_byte_for_byte(copied, tmp_path):
     splits = prepared(Data(train=str(shard), test=str(copied / "test/test-{00000..00001}.tar")), tmp_path / "stage")
     assert [splits.train.key(i) for i in range(2)] == ["caf\udce9/0", "caf\udcff/1"]
     assert np.array_equal(splits.train.label, [0, 1]) and r"\udcff" in splits.train.place(1)
+
+
+def test_shards_are_read_where_the_settings_say_that_they_lie_now(copied, tmp_path):
+    before = prepared(Data(source=str(copied)), tmp_path / "stage").train.image_bytes(7).getvalue()
+    moved = Path(shutil.move(copied, tmp_path / "moved"))
+    for data in (Data(source=str(moved)), Data(train=str(moved / "train/train-{00000..00005}.tar"), test=str(moved / "test/manifest.json"))):
+        splits = open_splits(tmp_path / "stage", places_of(data, find_origin(data, 3)))
+        assert splits.train.image_bytes(7).getvalue() == before and str(moved) in splits.test.place(0)
+    with pytest.raises(BadInput, match="put it back"):
+        open_splits(tmp_path / "stage").train.image_bytes(7)

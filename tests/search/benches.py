@@ -17,7 +17,7 @@ from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
 from pipeline.search.actor import Bench
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.executor import InProcess
-from tests.networks.samples import Stripped, conv
+from tests.networks.samples import Residual, Stripped, conv
 
 CPU = torch.device("cpu")
 
@@ -102,7 +102,19 @@ class Awkward(nn.Module):
         return self.fc2(torch.relu(self.fc1(torch.flatten(y, 1)))) + self.shift.sum()
 
 
-def awkward_stripped() -> nn.Module:
-    """The same with the images read again at the very end, so that they are live at every cut."""
-    network = Awkward()
-    return Stripped(lambda net, x: net.body(x) + net.last(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1)), body=network, last=nn.Linear(2, 3))
+class Carried(nn.Module):
+    """The images, laid out otherwise than maps that convs write, live across a cut and are then summed over positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc1, self.fc2 = conv(2, 8), conv(8, 2), nn.Linear(2, 7), nn.Linear(7, 3)
+
+    def forward(self, x):
+        y = x + self.b(torch.relu(self.a(x)))
+        y = torch.flatten(functional.adaptive_avg_pool2d(y, 1), 1)
+        return self.fc2(functional.silu(self.fc1(y))) + torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1).sum()
+
+
+def in_place() -> nn.Module:
+    """A network that normalises its input in place."""
+    return Stripped(lambda net, x: net.body(x.sub_(0.5).mul_(2)), body=Residual())

@@ -14,7 +14,7 @@ from pipeline.config.digests import draw
 from pipeline.config.errors import Failed
 from pipeline.networks.small import tiny
 from tests.networks.samples import Residual, Vgg, shaken
-from tests.search.benches import Awkward, Pointwise, Samples, bench, samples, search
+from tests.search.benches import Awkward, Pointwise, Samples, bench, in_place, samples, search
 
 NOISE = 1e-9  # both sides compute in float64
 
@@ -36,7 +36,7 @@ class Gated:
 
     def loss(self, batch) -> float:
         with torch.no_grad():
-            return float(functional.cross_entropy(self.network(batch[0]).double(), batch[1]))
+            return float(functional.cross_entropy(self.network(batch[0].clone()).double(), batch[1]))
 
 
 def gate_of(picks, width) -> list[float]:
@@ -94,6 +94,7 @@ EXAMPLES = {
     "residual": (Residual, RESIDUAL, (6, 7), samples(44, 3, 16, 4, 8, torch.float64, shard=20)),
     "vgg": (Vgg, VGG, (4, 5, 3, 4), samples(30, 3, 16, 4, 8, torch.float64)),
     "pointwise": (Pointwise, POINTWISE, (3, 3, 3, 3), samples(30, 2, 12, 3, 8, torch.float64)),
+    "in place": (in_place, [(f"body.{unit}", f"body.{consumer}", n) for unit, consumer, n in RESIDUAL], (4, 5), samples(30, 3, 16, 4, 8, torch.float64)),
     "awkward": (Awkward, AWKWARD, (3, 3, 2, 3, 3), samples(30, 2, 12, 3, 8, torch.float64)),
 }
 

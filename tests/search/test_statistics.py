@@ -17,7 +17,7 @@ from pipeline.networks.units import find_units
 from pipeline.search.actor import Actor
 from pipeline.search.question import Answer, Question, add, blocks
 from tests.networks.samples import Residual, Vgg, shaken
-from tests.search.benches import Awkward, Pointwise, awkward_stripped, bench, coordinator, samples
+from tests.search.benches import Awkward, Carried, Pointwise, bench, coordinator, in_place, samples
 
 NETWORKS = {
     "tiny": (lambda: tiny(num_classes=5), 1, 28),
@@ -25,7 +25,8 @@ NETWORKS = {
     "vgg": (Vgg, 3, 16),
     "pointwise": (Pointwise, 2, 12),
     "awkward": (Awkward, 2, 12),
-    "images at the end": (awkward_stripped, 2, 12),
+    "carried": (Carried, 2, 12),
+    "in place": (in_place, 3, 16),
 }
 
 
