@@ -92,4 +92,5 @@ def test_the_reader_of_imports_sees_lazy_relative_and_named_ones():
     found = imported(text, "pipeline.search.actor")
     assert {"pipeline.journal", "pipeline.search.walk", "pipeline.selection.counts", "pipeline.chain.run", "pipeline.cli"} <= found
     assert "pipeline.pruning" in imported((ROOT / "pipeline/__init__.py").read_text())
-    assert [level(name) for name in ("pipeline.config.load", "pipeline.networks.zoo", "pipeline.search.walk", "pipeline.chain.run", "pipeline")] == [0, 1, 2, 3, 4]
+    assert [level(f"pipeline.{name}") for name in ("config.load", "networks.zoo", "search.walk", "chain.run", "cli")] == [0, 1, 2, 3, 4]
+    assert level("pipeline") == 4

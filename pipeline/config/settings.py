@@ -1,7 +1,7 @@
 """Every setting of a config file, typed; what is not built yet is refused by name when it is asked for."""
 
 import difflib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -42,11 +42,19 @@ class Network(Section):
     in_chans: Literal[1, 3] = 3
     img_size: int = Field(ge=4)
     arguments: dict[str, Any] = {}
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    mean: list[float] | None = Field(None, min_length=1)
+    std: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
     crop_pct: float | None = Field(None, gt=0, le=1)
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
     top1: float | None = Field(None, ge=0, le=100)  # expected dense accuracy: below 90 % of it the dense gate stops
+
+    @model_validator(mode="after")
+    def _own_settings(self):
+        own = ("num_classes", "in_chans", "img_size") if ":" in self.model else ("num_classes", "in_chans")
+        for name in own:
+            if name in self.arguments:
+                raise ValueError(f"network.arguments holds {name}, which is a setting of its own; set network.{name}")
+        return self
 
 
 class Prune(Section):

@@ -1,7 +1,9 @@
 """The signals that stop a run: each raises Stopped once, and waits where it may not break in."""
 
+import os
 import signal
 import sys
+import threading
 import time
 from contextlib import contextmanager
 
@@ -45,6 +47,21 @@ def held():
         if not _held and _waiting is not None:
             number, _waiting = _waiting, None
             _stop(number)
+
+
+def end_only_by_parent(number: int = 0) -> None:
+    """In a process started while `held`: of its blocked signals heed one, the parent's own SIGTERM.
+
+    By it Python ends at its exit what is left over, and then waits for it.
+    """
+
+    def wait():
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def finish() -> None:

@@ -58,4 +58,4 @@ def parse(text: str, place: str):
 
 def dump(value) -> str:
     """A plain value as YAML that `parse` reads back."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True)
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=False)  # ASCII: PyYAML writes some foreign line ends bare

@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
         data = gzip.decompress(path.read_bytes())
         header = struct.unpack(f">{1 + dimensions}I", data[: 4 + 4 * dimensions])
         return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(header[1:])
-    except (OSError, EOFError, ValueError, struct.error) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise BadInput(f"{path}: is not a whole idx file ({error}); install {FASHION_PACKAGE} again") from error
 
 

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config.digests import digest, draw
 from pipeline.config.errors import BadInput, Stopped
-from pipeline.config.stopping import held
+from pipeline.config.stopping import end_only_by_parent, held
 from pipeline.data.images import Preprocess, evaluation_image, normalise, training_image
 from pipeline.data.index import Split
 
@@ -105,14 +105,17 @@ def training_epoch(split: Split, samples, preprocess, *, seed, epoch, batch, sta
         chosen = np.sort(draw("training samples", seed).permutation(chosen)[:samples])
     order = draw("training order", seed, epoch).permutation(chosen)
     data = _Epoch(split, order[start * batch :], preprocess, seed, epoch, augment)
-    settings = {"batch_size": batch, "num_workers": loaders, "drop_last": len(data) % batch == 1}
+    settings = {"batch_size": batch, "drop_last": len(data) % batch == 1, "collate_fn": _collate, "generator": torch.Generator()}
     with held():
-        batches = iter(DataLoader(data, **settings, collate_fn=_collate, generator=torch.Generator()))
-    for found in batches:
-        if isinstance(found, BaseException):
-            raise found
-        images, labels = (torch.from_numpy(array) for array in found)
-        yield Batch(normalise(images, preprocess), labels)
+        batches = iter(DataLoader(data, **settings, num_workers=loaders, worker_init_fn=end_only_by_parent))
+    try:
+        for found in batches:
+            if isinstance(found, BaseException):
+                raise found
+            images, labels = (torch.from_numpy(array) for array in found)
+            yield Batch(normalise(images, preprocess), labels)
+    finally:
+        del batches  # ends its processes now, not when somebody lets go of the error's traceback
 
 
 def epoch_length(split: Split, samples, batch: int) -> tuple[int, int]:

@@ -64,7 +64,7 @@ def _members(path):
                     continue
                 if not member.isreg() or member.issparse() or member.size < 0:
                     raise BadInput(f"shard {path}: member {member.name!r} is a link, a device or sparse, not a plain file; make the shard again")
-                if member.offset_data + member.size > size:
+                if member.offset_data + -(-member.size // 512) * 512 > size:
                     break
                 yield member, lambda member=member: tar.extractfile(member).read()
             rest = _after(tar, size)

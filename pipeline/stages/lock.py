@@ -49,12 +49,14 @@ class Lock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         mine = {"host": socket.gethostname(), "boot": boot_id(), "pid": os.getpid(), "started": _started(os.getpid()), "token": self.token}
         temporary = self.path.with_name(f".lock.{self.token}")
-        temporary.write_text(json.dumps(mine))
         try:
+            temporary.write_text(json.dumps(mine))
             os.link(temporary, self.path)  # exclusive, and never seen half-written
             return True
         except FileExistsError:
             return self._take_over() and self._take()
+        except FileNotFoundError:
+            return False  # the holder removed the folder of a stage that met bad input: begin anew
         finally:
             temporary.unlink(missing_ok=True)
 

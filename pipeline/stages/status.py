@@ -56,9 +56,10 @@ def _events(path: Path) -> list[dict]:
     events = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except ValueError:
             break
+        events += [event] if isinstance(event, dict) and "event" in event else []
     return events
 
 

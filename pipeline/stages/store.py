@@ -1,5 +1,6 @@
 """Stages: a computation named by what it read, done once, found finished ever after."""
 
+import json
 import os
 import platform
 import shutil
@@ -68,6 +69,8 @@ class Store:
         try:
             done = read_json(folder / "done.json")
             artifacts, facts = done["artifacts"], done["facts"]
+            if not isinstance(artifacts, dict) or done.get("digest", _digest(artifacts, facts)) != _digest(artifacts, facts):
+                raise ValueError("its digest is wrong")
         except (ValueError, KeyError, TypeError) as error:
             raise Failed(f"stage {folder}: done.json is damaged ({error}); delete this folder and run again") from error
         for name, expected in artifacts.items():
@@ -93,7 +96,7 @@ class Store:
                 names, facts = work(folder, lock.check)
                 lock.check()
                 artifacts = {name: sha256_of(folder / name) for name in sorted(names)}
-                write_json(folder / "done.json", {"artifacts": artifacts, "facts": facts})
+                write_json(folder / "done.json", {"artifacts": artifacts, "facts": facts, "digest": _digest(artifacts, facts)})
         observe({"event": "stage", "stage": stage.name, "key": stage.key, "state": "done"})
         return Done(stage, folder, artifacts, facts)
 
@@ -116,6 +119,11 @@ class Store:
             raise
 
 
+def _digest(artifacts, facts) -> str:
+    """Digest of what done.json says, as a reader gets it."""
+    return digest(json.loads(json.dumps([artifacts, facts])))
+
+
 def _remove_leftovers(folder: Path) -> None:
     """What a kill left behind: half-written files and spilled activations."""
     for path in [*folder.rglob(".*.tmp"), *folder.glob(".walk-*")]:
@@ -123,7 +131,10 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _same_environment(folder: Path, now: dict) -> None:
-    began = read_json(folder / "environment.json")
+    try:
+        began = dict(read_json(folder / "environment.json"))
+    except (OSError, ValueError, TypeError) as error:
+        raise Failed(f"stage {folder}: environment.json is damaged ({error}); delete this folder and run again") from error
     changed = [f"{name} was {began.get(name)}, is {now[name]}" for name in now if began.get(name) != now[name]]
     if changed:
         raise BadInput(f"stage {folder}: was begun under another environment ({'; '.join(changed)}); go back to it, or delete this folder")

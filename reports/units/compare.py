@@ -1,7 +1,7 @@
 """The paper's search beside ours on single units of the quickstart network: network loss at each width, seconds of search.
 
 Only the named unit is pruned, down to a quarter of its neurons, at most 24; the loss is the mean cross-entropy on the 5,000 validation images.
-usage: compare.py RUNS_DIR UNIT...   writes results.csv beside this file
+usage: compare.py RUNS_DIR SEARCH,SEARCH... UNIT...   writes results.csv beside this file; searches: see SEARCHES
 """
 
 import copy
@@ -73,11 +73,13 @@ def first_picks(picks, width):
     raise ValueError(f"{width} distinct picks are not reached")
 
 
-def main(runs, names):
+def main(runs, wanted, names):
     torch.set_num_threads(2)
     rows = []
     for name in names:
         for search_name, overrides in SEARCHES.items():
+            if search_name not in wanted:
+                continue
             context, data, dense, unit, picks, seconds, quadratic = search(runs, name, overrides)
             split = open_splits(data.folder).train
             order = validation_order(split)
@@ -103,4 +105,4 @@ def main(runs, names):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2].split(","), sys.argv[3:])

@@ -91,8 +91,10 @@ def test_a_sweep_that_maps_to_no_lists_is_refused(load, sweep):
 
 
 @pytest.mark.parametrize("override, near", [
-    ("sede=1", "seed"), ("prune.selectr=l1", "prune.selector"), ("train.epoch=3", "train.epochs"), ("scoring.block_sample=3", "scoring.block_samples"),
-    ("networks.model=x", "network"), ("data.sourc=x", "data.source"), ("budget.prunable_mac=5%", "budget.prunable_macs"), ("sweep={sede: [1]}", "seed"),
+    ("sede=1", "seed"), ("prune.selectr=l1", "prune.selector"), ("train.epoch=3", "train.epochs"),
+    ("scoring.block_sample=3", "scoring.block_samples"),
+    ("networks.model=x", "network"), ("data.sourc=x", "data.source"), ("budget.prunable_mac=5%", "budget.prunable_macs"),
+    ("sweep={sede: [1]}", "seed"),
     ("evaluate={latensy: true}", "evaluate.latency"),
 ])
 def test_an_unknown_setting_is_named_with_the_nearest_that_exists(load, override, near):
@@ -111,12 +113,15 @@ def test_an_unknown_setting_with_nothing_near_lists_what_there_is(load):
 
 
 @pytest.mark.parametrize("override, key", [
-    ("seed=one", "seed"), ("seed=1.5", "seed"), ("seed=true", "seed"), ("seed=-1", "seed"), ("train.epochs=0", "train.epochs"), ("train.lr=fast", "train.lr"),
-    ("train.lr=1e400", "train.lr"), ("train.lr=null", "train.lr"), ("evaluate.latency=off", "evaluate.latency"), ("evaluate.latency=yes", "evaluate.latency"),
+    ("seed=one", "seed"), ("seed=1.5", "seed"), ("seed=true", "seed"), ("seed=-1", "seed"), ("train.epochs=0", "train.epochs"),
+    ("train.lr=fast", "train.lr"),
+    ("train.lr=1e400", "train.lr"), ("train.lr=null", "train.lr"), ("evaluate.latency=off", "evaluate.latency"),
+    ("evaluate.latency=yes", "evaluate.latency"),
     ("name=3", "name"), ("name=", "name"), ("name=' '", "name"), ("network.in_chans=2", "network.in_chans"), ("network.mean=0.5", "network.mean"),
     ("prune.units=hidden", "prune.units"), ("prune.units=[]", "prune.units"), ("prune.units=[hidden, hidden]", "prune.units"),
     ("prune.refit=lsqr", "prune.refit"), ("arm=fine-tune", "arm"), ("train=3", "train"), ("train=null", "train"), ("prune.mode=both", "prune.mode"),
-    ("device=gpu", "device"), ("tracking.mode=on", "tracking.mode"), ("scoring.threads=0", "scoring.threads"), ("data.train_samples=3", "data.train_samples"),
+    ("device=gpu", "device"), ("tracking.mode=on", "tracking.mode"), ("scoring.threads=0", "scoring.threads"),
+    ("data.train_samples=3", "data.train_samples"),
 ])
 def test_an_ill_typed_setting_is_named_with_what_was_found(load, override, key):
     message = refusal(load, override)
@@ -125,9 +130,11 @@ def test_an_ill_typed_setting_is_named_with_what_was_found(load, override, key):
 
 @pytest.mark.parametrize("override, word", [
     ("budget={}", "0 kinds"), ("budget={macs: 50%, width: 0.5}", "2 kinds"), ("budget=50%", "dictionary"), ("budget.macs=0", "above 0"),
-    ("budget.macs=-5%", "above 0"), ("budget.macs=101%", "more than everything"), ("budget.macs=1.5", "neither a share"), ("budget.width=2", "at most 1"),
+    ("budget.macs=-5%", "above 0"), ("budget.macs=101%", "more than everything"), ("budget.macs=1.5", "neither a share"),
+    ("budget.width=2", "at most 1"),
     ("budget.macs=half", "no amount"), ("budget.macs=true", "no amount"), ("budget.macs=null", "no amount"), ("budget.macs=[1]", "no amount"),
-    ("budget.macs={a: 1}", "no amount"), ("budget.macs=nan", "above 0"), ("budget.macs=1e400", "above 0"), ("budget.macs='%'", "no amount"), ("budget.macs=[", "not valid YAML"),
+    ("budget.macs={a: 1}", "no amount"), ("budget.macs=nan", "above 0"), ("budget.macs=1e400", "above 0"), ("budget.macs='%'", "no amount"),
+    ("budget.macs=[", "not valid YAML"),
 ])
 def test_a_budget_that_means_nothing_is_refused(load, override, word):
     message = refusal(load, override)
@@ -145,11 +152,24 @@ def test_an_absolute_budget_may_carry_a_unit(text, value):
 
 
 @pytest.mark.parametrize("data, word", [
-    ("{}", "either data.source"), ("{source: a, train: b, test: c}", "either data.source"), ("{train: a}", "belong together"), ("{test: a}", "belong together"),
+    ("{}", "either data.source"), ("{source: a, train: b, test: c}", "either data.source"), ("{train: a}", "belong together"),
+    ("{test: a}", "belong together"),
     ("{train: a, test: b, train_samples: 50}", "smaller manifest"),
 ])
 def test_data_names_one_place(load, data, word):
     assert word in refusal(load, f"data={data}")
+
+
+@pytest.mark.parametrize("override, words", [
+    ("network.arguments={num_classes: 5}", ("network.arguments", "network.num_classes")),
+    ("network.arguments={in_chans: 3}", ("network.arguments", "network.in_chans")),
+    ("network={model: 'a:b', arguments: {img_size: 5}}", ("network.arguments", "network.img_size")),
+    ("network.std=[0]", ("network.std", "greater than 0")), ("network.std=[-0.5]", ("network.std", "greater than 0")),
+    ("network.mean=[]", ("network.mean", "at least 1")), ("network.std=[]", ("network.std", "at least 1")),
+])
+def test_a_network_section_that_contradicts_itself_is_refused(load, override, words):
+    message = refusal(load, override)
+    assert all(word in message for word in words), message
 
 
 @pytest.mark.parametrize("override", ["nonsense", "=3", ".x=1", "a..b=1", "train.=2", "", "--x"])
@@ -166,7 +186,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "latin.yaml").write_bytes(b"name: \xff\xfe\n")
     (tmp_path / "list.yaml").write_text("- a\n")
     (tmp_path / "empty.yaml").write_text("")
-    for name, word in (("none.yaml", "No such file"), ("", "directory"), ("latin.yaml", "cannot be read"), ("list.yaml", "no settings"), ("empty.yaml", "no settings")):
+    faults = {"none.yaml": "No such file", "": "directory", "latin.yaml": "cannot be read", "list.yaml": "no settings", "empty.yaml": "no settings"}
+    for name, word in faults.items():
         with pytest.raises(BadInput) as caught:
             load_config(str(tmp_path / name))
         assert str(tmp_path / name) in str(caught.value) and word in str(caught.value)

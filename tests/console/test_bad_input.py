@@ -1,6 +1,8 @@
 """Bad input through the installed command: exit code 2, one line that names the place, nothing half-written left."""
 
 import json
+import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -8,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.config.errors import BadInput
 from pipeline.networks.small import tiny
+from pipeline.networks.zoo import read_weights
 from tests.conftest import ROOT, run_gfs
 from tests.console import broken
 
@@ -57,6 +61,11 @@ def half_written(runs: Path) -> list[Path]:
     (["tracking.mode=offline"], ["tracking.mode", "not built"]),
     (["sweep={arm: [none, finetune]}"], ["sweep", "gfs sweep"]),
     (["nonsense"], ["nonsense", "key.sub=value"]),
+    (["netwrok.model=x"], ["netwrok", "did you mean network?"]),
+    (["budget.prunable_mac=50%"], ["did you mean budget.prunable_macs?"]),
+    (["train.lr=[1"], ["train.lr", "not valid YAML"]),
+    (["name=''"], ["name", "empty"]),
+    (["data={source: a, train: b, test: c}"], ["data.source", "data.train"]),
 ])
 def test_a_wrong_setting_is_named_and_nothing_is_begun(small_config, tmp_path, overrides, words):
     refused(run_gfs("run", "-c", small_config, *overrides), *words)
@@ -68,11 +77,39 @@ def test_a_duplicate_key_in_the_file_is_named_with_its_line(small_config):
     refused(run_gfs("run", "-c", small_config), small_config, "line", "'name' is there twice")
 
 
-def test_a_missing_config_file_and_wrong_usage_are_refused(tmp_path):
-    refused(run_gfs("run", "-c", tmp_path / "none.yaml"), "none.yaml")
-    assert run_gfs("prune").returncode == 2 and run_gfs("run").returncode == 2
-    refused(run_gfs("status", tmp_path), tmp_path)
-    refused(run_gfs("run", "-c", ROOT / "configs/tiny.yaml", "--until", "sarch", f"runs_dir={tmp_path / 'runs'}"), "--until", "sarch")
+@pytest.mark.parametrize("arguments, words", [
+    (["run", "-c", "{tmp}/none.yaml"], ["none.yaml", "No such file"]),
+    (["check", "-c", "{tmp}"], ["{tmp}", "directory"]),
+    (["prune"], ["'prune'", "run", "check"]),
+    ([], ["VERB"]),
+    (["run"], ["-c/--config"]),
+    (["run", "-c", "{tmp}/none.yaml", "--until", "data", "--unknown"], ["--unknown"]),
+    (["shards"], ["VERB"]),
+    (["shards", "make", "{tmp}"], ["destination"]),
+    (["status", "{tmp}"], ["{tmp}", "no run directory"]),
+    (["shards", "verify", "{tmp}"], ["{tmp}", "gfs shards make"]),
+    (["shards", "make", "{tmp}", "{tmp}/out"], ["{tmp}", "no folder train"]),
+])
+def test_wrong_usage_and_missing_files_are_refused_in_one_line(tmp_path, arguments, words):
+    given, expected = ([part.replace("{tmp}", str(tmp_path)) for part in parts] for parts in (arguments, words))
+    refused(run_gfs(*given), *expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_that_does_not_exist_is_refused_with_those_that_do(tmp_path):
+    refused(run_gfs("run", "-c", ROOT / "configs/tiny.yaml", "--until", "sarch", f"runs_dir={tmp_path / 'runs'}"), "--until", "sarch", "search")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_overrides_may_stand_before_and_after_other_options(small_config):
+    refused(run_gfs("run", "seed=1", "-c", small_config, "arm=none", "--until", "data", "sede=1"), "did you mean seed?")
+    refused(run_gfs("run", "sede=1", "-c", small_config, "arm=none", "--until", "data", "seed=1"), "did you mean seed?")
+
+
+def test_a_place_for_runs_that_is_a_file_is_named(prepared, tmp_path):
+    (tmp_path / "runs").write_text("mine")
+    refused(run_gfs("run", "-c", prepared["config"], f"runs_dir={tmp_path / 'runs'}"), "runs_dir", tmp_path / "runs")
+    assert (tmp_path / "runs").read_text() == "mine"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +121,8 @@ def prepared(tmp_path_factory, shards) -> dict:
     config = root / "given.yaml"
     config.write_text(
         f"name: given\ndata: {{source: {shards}}}\narm: none\n"
-        f"network: {{model: 'pipeline.networks.small:tiny', weights: {root / 'given.safetensors'}, num_classes: 3, in_chans: 1, img_size: 28, top1: 0.01}}\n"
+        f"network: {{model: 'pipeline.networks.small:tiny', weights: {root / 'given.safetensors'}, num_classes: 3, in_chans: 1, img_size: 28,"
+        " top1: 0.01}\n"
         "prune: {calibration_samples: 64}\nscoring: {batch: 16, block_samples: 32}\nevaluate: {recalibration_samples: 32, latency: false}\n"
     )
     done = run_gfs("run", "-c", config, f"runs_dir={root / 'runs'}", "--until", "data")
@@ -143,6 +181,7 @@ def test_an_undecodable_image_is_named_at_its_first_reading_and_the_stage_it_beg
     (["network.weights=configs/weights/quickstrat.safetensors"], ["network.weights", "did you mean quickstart.safetensors?"]),
     (["network.weights=configs/weights/quickstart.safetensors"], ["network.weights", "does not fit"]),
     (["network.weights=package:no-such-package"], ["network.weights", "not installed"]),
+    (["network.model=mobilenetv2_050", "network.weights=timm"], ["network.model", "mobilenetv2_050", "weights cannot be had"]),
     (["network.top1=99"], ["network.weights", "below the gate", "89.10 %"]),
     (["network.mean=[0.5, 0.5]"], ["network.mean", "1 channels"]),
     (["device=cuda"], ["device", "no GPU"]),
@@ -151,7 +190,7 @@ def test_bad_input_of_a_run_is_named_and_earlier_stages_stay(prepared, overrides
     if overrides == ["device=cuda"] and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     before = {path: path.read_bytes() for path in prepared["runs"].glob("stages/*/*.json")}
-    refused(run_gfs("run", "-c", prepared["config"], f"runs_dir={prepared['runs']}", *overrides), *words)
+    refused(run_gfs("run", "-c", prepared["config"], f"runs_dir={prepared['runs']}", *overrides, HF_HUB_OFFLINE="1"), *words)
     assert half_written(prepared["runs"]) == []
     assert all(path.read_bytes() == data for path, data in before.items())
 
@@ -170,21 +209,36 @@ def test_shard_urls_that_cannot_be_used_are_named(prepared, shards, tmp_path, ur
 def test_an_unsupported_module_is_named_by_its_path(prepared, tmp_path):
     (tmp_path / "mynet.py").write_text(
         "from torch import nn\n\n\ndef build(num_classes, in_chans, img_size):\n"
-        "    return nn.Sequential(nn.Conv2d(in_chans, 8, 3), nn.ReLU(), nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),"
-        " nn.Linear(8, num_classes))\n"
+        "    first = [nn.Conv2d(in_chans, 8, 3), nn.ReLU(), nn.GroupNorm(2, 8)]\n"
+        "    return nn.Sequential(*first, nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))\n"
     )
     config = [f"runs_dir={tmp_path / 'runs'}", "network.model=mynet:build", "network.weights=null", "dense={epochs: 1, batch: 16}"]
     refused(run_gfs("run", "-c", prepared["config"], *config, PYTHONPATH=str(tmp_path)), "2: GroupNorm", "not supported")
+    assert not (tmp_path / "runs").exists()  # told before any training
+
+
+class Touch:
+    """Unpickles by running a command."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
 
 
 def test_an_unsafe_pickle_is_refused_and_never_executed(prepared, tmp_path):
-    (tmp_path / "bad.py").write_text(
-        "import os, pickle\n\n\nclass Bad:\n    def __reduce__(self):\n"
-        f"        return (os.system, ('touch {tmp_path / 'executed'}',))\n\n\npickle.dump({{'weight': Bad()}}, open({str(tmp_path / 'bad.pth')!r}, 'wb'))\n"
-    )
-    exec((tmp_path / "bad.py").read_text(), {"__name__": "bad"})
-    refused(run_gfs("run", "-c", prepared["config"], f"network.weights={tmp_path / 'bad.pth'}", f"runs_dir={tmp_path / 'runs'}"), tmp_path / "bad.pth")
-    assert not (tmp_path / "executed").exists()
+    executed, weights = tmp_path / "executed", tmp_path / "bad.pth"
+    torch.save({"weight": Touch(executed)}, weights)
+    torch.load(weights, weights_only=False)
+    assert executed.exists()  # it would run
+    executed.unlink()
+    refused(run_gfs("run", "-c", prepared["config"], f"network.weights={weights}", f"runs_dir={prepared['runs']}"), weights, "could run code")
+    assert half_written(prepared["runs"]) == [] and not executed.exists()
+    weights.write_bytes(pickle.dumps({"weight": Touch(executed)}, protocol=2))
+    with pytest.raises(BadInput, match="could run code"):
+        read_weights(weights)
+    assert not executed.exists()
 
 
 def test_going_on_under_another_environment_is_refused_with_the_difference(prepared, tmp_path):

@@ -1,18 +1,21 @@
 """The `data:` section: what it may point at, what identifies it, how its faults are named, and what stage `data` leaves."""
 
+import gzip
+import io
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.config.errors import BadInput
 from pipeline.config.settings import Data
 from pipeline.data.images import evaluation_image
 from pipeline.data.prepare import expand, find_origin, open_splits, places_of, prepare
 from pipeline.data.preview import preview
-from pipeline.data.sources import folder_split
+from pipeline.data.sources import folder_split, raw_split
 from tests.data.conftest import GREY
 
 
@@ -81,7 +84,7 @@ def test_val_is_taken_as_test_in_images_and_in_shards(image_folder, copied, tmp_
     ({"source": "nowhere"}, "data.source: nowhere: no such folder"),
     ({"source": "{many}", "train_samples": 50}, "data.train_samples"),
     ({"train": "{many}/train/none.json", "test": "{many}/test/manifest.json"}, "none.json"),
-    ({"train": "{many}/train/train-{{00000..00009}}.tar", "test": "{many}/test/manifest.json"}, "train-00006.tar: no such shard; near it: train-0000"),
+    ({"train": "{many}/train/train-{{00000..00009}}.tar", "test": "{many}/test/manifest.json"}, "train-00006.tar: no such shard; near it: train"),
     ({"train": "{many}/train/trian-00000.tar", "test": "{many}/test/manifest.json"}, "near it: train-0000"),
     ({"train": "{many}/train/train-{{0..1.tar", "test": "{many}/test/manifest.json"}, "no brace url"),
     ({"train": "{many}/train/train-00000.tar::{many}/train/train-00000.tar", "test": "{many}/test/manifest.json"}, "twice"),
@@ -162,6 +165,48 @@ def test_an_empty_shard_is_refused(copied):
     data = Data(train=str(copied / "train/train-00000.tar"), test=str(copied / "test/manifest.json"))
     with pytest.raises(BadInput, match="holds no sample"):
         preview(data, find_origin(data, 3))
+
+
+def idx_files(folder: Path, labels=(3, 0, 9, 3)) -> Path:
+    """The four files of Fashion-MNIST, of a few images, where a fetched package would lie."""
+    place = folder / "goodsubnets/debian/usr/share/datasets/fashion-mnist"
+    place.mkdir(parents=True)
+    for stem in ("train", "t10k"):
+        pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 28, 28), np.uint8)
+        header = np.array([0x803, len(labels), 28, 28], ">u4").tobytes()
+        (place / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pixels.tobytes()))
+        (place / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(np.array([0x801, len(labels)], ">u4").tobytes() + bytes(labels)))
+    return place
+
+
+needs_no_package = pytest.mark.skipif(Path("/usr/share/datasets/fashion-mnist").exists(), reason="the Debian package is installed and goes first")
+
+
+@needs_no_package
+def test_fashion_mnist_is_read_from_its_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    idx_files(tmp_path)
+    found = raw_split("fashion-mnist", "test")
+    assert [label for _, label in found.samples] == [3, 0, 9, 3] and found.classes[9] == "Ankle boot"
+    suffix, data = found.read(2)
+    expected = np.random.default_rng(0).integers(0, 256, (4, 28, 28), np.uint8)[2]
+    assert suffix == "png" and (np.asarray(Image.open(io.BytesIO(data))) == expected).all()
+
+
+@needs_no_package
+@pytest.mark.parametrize("fault", ["cut", "a flipped byte", "no gzip", "a short one inside", "fewer labels"])
+def test_a_file_of_fashion_mnist_that_is_not_whole_is_named(tmp_path, monkeypatch, fault):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    images = idx_files(tmp_path) / "train-images-idx3-ubyte.gz"
+    data = images.read_bytes()
+    broken = {"cut": data[:900], "no gzip": b"text", "a flipped byte": data[:600] + bytes([data[600] ^ 255]) + data[601:],
+              "a short one inside": gzip.compress(gzip.decompress(data)[:-5]), "fewer labels": data}[fault]
+    images.write_bytes(broken)
+    if fault == "fewer labels":
+        (images.parent / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(np.array([0x801, 3], ">u4").tobytes() + bytes(3)))
+    with pytest.raises(BadInput) as caught:
+        raw_split("fashion-mnist", "train")
+    assert str(images.parent) in str(caught.value) and "install" in str(caught.value)
 
 
 def test_a_brace_url_beside_a_manifest_takes_its_class_names(many, tmp_path):

@@ -50,8 +50,9 @@ def test_validation_is_a_tenth_with_the_smallest_key_digests(train):
     assert sorted(ranked[:12]) == validation_order(train).tolist()
 
 
-@pytest.mark.parametrize("classes, samples, expected", [(10, 120, 12), (10, 9, 0), (10, 50_000, 5_000), (10, 60_000, 5_000), (1000, 1_281_167, 10_000),
-                                                        (1000, 20_000, 2_000)])
+@pytest.mark.parametrize("classes, samples, expected", [
+    (10, 120, 12), (10, 9, 0), (10, 50_000, 5_000), (10, 60_000, 5_000), (1000, 1_281_167, 10_000), (1000, 20_000, 2_000),
+])
 def test_validation_takes_five_or_ten_thousand_but_at_most_a_tenth(classes, samples, expected):
     assert validation_samples(SimpleNamespace(classes=range(classes), samples=samples)) == expected
 
@@ -179,6 +180,18 @@ def test_loader_processes_give_the_same_batches_even_after_this_process_read_the
     assert same(epoch(train, loaders=2), expected) and same(epoch(train, loaders=1, start=2), expected[2:])
 
 
+def test_processes_that_share_an_open_shard_read_their_own_images(train):
+    expected = [train.image_bytes(i).getvalue() for i in range(120)]
+
+    def wrong(seed) -> int:
+        picks = np.random.default_rng(seed).integers(0, 120, 20_000)
+        return sum(train.image_bytes(int(i)).getvalue() != expected[i] for i in picks)
+
+    if (child := os.fork()) == 0:
+        os._exit(1 if wrong(1) else 0)
+    assert wrong(2) == 0 and os.waitpid(child, 0)[1] == 0
+
+
 def test_reading_an_epoch_leaves_torchs_own_randomness_alone(train):
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -223,6 +236,25 @@ except Stopped as error:
 finally:
     finish()
 """
+
+
+ABANDONED = """
+import sys
+from pathlib import Path
+from pipeline.data.index import Split
+from pipeline.data.streams import training_epoch
+from tests.data.conftest import GREY
+split = Split.open(Path(sys.argv[1]), Path(sys.argv[2]))
+kept = [training_epoch(split, None, GREY, seed=0, epoch=0, batch=8, loaders=2) for _ in range(2)]
+print([len(next(batches).labels) for batches in kept])
+"""
+
+
+def test_loaders_that_somebody_forgot_do_not_keep_a_process_from_ending(train, many, tmp_path):
+    open_split(many / "train/manifest.json", tmp_path / "index.safetensors")
+    command = [sys.executable, "-c", ABANDONED, many / "train/manifest.json", tmp_path / "index.safetensors"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[8, 8]\n", "")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

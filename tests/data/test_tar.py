@@ -67,9 +67,10 @@ def ends(path) -> list[int]:
                                  "in the end marker", "one block of the end marker"])
 def test_a_shard_cut_off_anywhere_is_refused(shard, cut):
     data, headers = shard.read_bytes(), ends(shard)
-    byte = {"in an image": headers[2] + 600, "before the second sample": headers[2], "in a label": headers[1] + 512, "before the end marker": headers[-1],
-            "in the end marker": headers[-1] + 700, "one block of the end marker": headers[-1] + 512}.get(cut)
-    shard.write_bytes(data[: int(cut) if byte is None else byte])
+    end = headers[-1]
+    bytes_kept = {"in an image": headers[2] + 600, "before the second sample": headers[2], "in a label": headers[1] + 512,
+                  "before the end marker": end, "in the end marker": end + 700, "one block of the end marker": end + 512}
+    shard.write_bytes(data[: bytes_kept[cut] if cut in bytes_kept else int(cut)])
     message = refusal(shard)
     assert "cut off" in message or "cannot be read as a tar" in message
 
@@ -140,8 +141,8 @@ def test_a_sparse_member_is_refused_because_its_bytes_are_not_in_one_place(tmp_p
 
 
 def test_folders_extra_files_and_hidden_ones_are_ignored_and_names_are_only_keys(tmp_path):
-    extras = [entry("a", kind=tarfile.DIRTYPE), entry("a/0.json", b"{}"), entry("README", b"text"), entry("a/0.seg.png", b""), entry("a/._0.png", b""),
-              entry("a/.png", b"")]
+    extras = [entry("a", kind=tarfile.DIRTYPE), entry("a/0.json", b"{}"), entry("README", b"text"), entry("a/0.seg.png", b""),
+              entry("a/._0.png", b""), entry("a/.png", b"")]
     made = tar(tmp_path / "s.tar", *extras, *sample("./a/0"), *sample("../../escape", b"1"), *sample("/root/file", b"2"))
     assert [s.key for s in read_shard(made, 3)] == ["a/0", "../../escape", "/root/file"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.tar"]

@@ -261,7 +261,7 @@ def change_weights(folder, function):
     (lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 40), samples.Vgg, "is no saved network"),
     (lambda f: None, None, "is your own module; call load_pruned"),
     (lambda f: None, samples.Residual, "unit features.0 of width 8 does not fit the network"),
-    (lambda f: change(f, units={"features.0": {"width": 9, "kept": [0]}}), samples.Vgg, "unit features.0 of width 9 does not fit the network .width 8"),
+    (lambda f: change(f, units={"features.0": {"width": 9, "kept": [0]}}), samples.Vgg, "unit features.0 of width 9 does not fit .*width 8"),
     (lambda f: change(f, units={"features.0": {"width": 8, "kept": [0, 0]}}), samples.Vgg, "kept must name different neurons among 0 to 7"),
     (lambda f: change(f, units={"features.0": {"width": 8, "kept": [8]}}), samples.Vgg, "kept must name different neurons"),
     (lambda f: change(f, units={"features.0": {"width": 8, "kept": []}}), samples.Vgg, "kept must name different neurons"),

@@ -156,14 +156,14 @@ REFUSED = {
     "transposed conv": (lambda: Traced(nn.ConvTranspose2d(8, 8, 3, padding=1)), "between", "ConvTranspose2d acts on unit conv1"),
     "bilinear of two": (lambda: middle(lambda net, x: net.mix(x, x.flatten(1)), mix=nn.CosineSimilarity()), "mix", "acts on unit conv1"),
     "reading the width": (lambda: middle(lambda net, x: x * x.shape[1] ** -0.5), "getattr", "a reading of its shape acts on unit conv1"),
-    "reading the width by size": (lambda: Stripped(lambda net, x: _by_width(net, torch.relu(net.conv1(x)), x), conv1=conv(3, 8), conv2=conv(8, 4)), "size", "a reading of its shape"),
+    "reading the width by size": (lambda: Stripped(_by_width, conv1=conv(3, 8), conv2=conv(8, 4)), "size", "a reading of its shape"),
     "weight standardisation": (lambda: Traced(Scaled(8, 8, 3)), "between", "acts on unit conv1"),
     "weight norm hook": (lambda: Traced(weight_norm(conv(8, 8))), "between", "a forward hook of Conv2d acts on unit conv1"),
     "parametrised weight": (lambda: Traced(parametrizations.weight_norm(conv(8, 8))), "between", "parametrised .*Conv2d acts on unit conv1"),
     "hook on a follower": (lambda: hooked(Traced(nn.BatchNorm2d(8)), "between"), "between", "a forward hook of BatchNorm2d acts on unit conv1"),
     "batch norm of one's own": (lambda: Traced(MixingNorm(8)), "between", "MixingNorm"),
     "linear on the last axis": (lambda: Traced(nn.Linear(16, 16), width=16), "between", "does not read the channels column by column"),
-    "flatten of positions only": (lambda: middle(lambda net, x: net.mix(x.flatten(2)).unflatten(2, (16, 16)), mix=nn.Linear(256, 256)), "flatten", "conv1"),
+    "flatten of positions only": (lambda: middle(_positions, mix=nn.Linear(256, 256)), "flatten", r"flatten\(2, -1\) of channels that lie maps acts on unit conv1"),
     "batch norm over flattened": (lambda: _flat_norm(), "norm", "BatchNorm1d over 2048 features of 8 channels"),
     "padding by reflection": (lambda: same_conv(kernel_size=3, padding=1, padding_mode="reflect"), "conv2", "column by column"),
     "1 x 1 padded by reflection": (lambda: same_conv(kernel_size=1, padding=1, padding_mode="reflect"), "conv2", "column by column"),
@@ -179,14 +179,20 @@ REFUSED = {
 }
 
 
-def _by_width(net, hidden, x):
+def _by_width(net, x):
+    hidden = torch.relu(net.conv1(x))
     return net.conv2(hidden) * hidden.size(1)
 
 
+def _positions(net, x):
+    return net.mix(x.flatten(2)).unflatten(2, (16, 16))
+
+
 def _flat_norm():
-    return Stripped(
-        lambda net, x: net.fc(net.norm(torch.flatten(torch.relu(net.conv1(x)), 1))), conv1=conv(3, 8), norm=nn.BatchNorm1d(2048), fc=nn.Linear(2048, 4)
-    )
+    def forward(net, x):
+        return net.fc(net.norm(torch.flatten(torch.relu(net.conv1(x)), 1)))
+
+    return Stripped(forward, conv1=conv(3, 8), norm=nn.BatchNorm1d(2048), fc=nn.Linear(2048, 4))
 
 
 def _carried(net, x):
@@ -223,9 +229,11 @@ def test_timms_global_pools_end_maps_in_vectors(kind):
 
 
 def test_a_unit_that_many_layers_read_is_left():
-    network = Stripped(
-        lambda net, x: (lambda y: net.b(y) + net.d(torch.relu(net.c(y))))(torch.relu(net.a(x))), a=conv(3, 8), b=conv(8, 4), c=conv(8, 6), d=conv(6, 4)
-    )
+    def forward(net, x):
+        y = torch.relu(net.a(x))
+        return net.b(y) + net.d(torch.relu(net.c(y)))
+
+    network = Stripped(forward, a=conv(3, 8), b=conv(8, 4), c=conv(8, 6), d=conv(6, 4))
     units = find_units(network.eval())
     assert list(units.units) == ["c"]
     assert units.left["a"] == "read by 2 layers (b, c); several consumers are not built yet"

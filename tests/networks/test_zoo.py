@@ -21,7 +21,8 @@ def network():
 
 
 def test_a_name_is_timms_or_a_function_and_typos_get_the_nearest():
-    assert blueprint("mobilenetv2_050", 7, 3, 64, {"drop_rate": 0.1}) == Blueprint("timm", "mobilenetv2_050", {"num_classes": 7, "in_chans": 3, "drop_rate": 0.1})
+    arguments = {"num_classes": 7, "in_chans": 3, "drop_rate": 0.1}
+    assert blueprint("mobilenetv2_050", 7, 3, 64, {"drop_rate": 0.1}) == Blueprint("timm", "mobilenetv2_050", arguments)
     plan = blueprint("pipeline.networks.small:tiny", 7, 1, 28, {})
     assert plan == Blueprint("function", "pipeline.networks.small:tiny", {"num_classes": 7, "in_chans": 1, "img_size": 28})
     assert build(plan).classifier.out_features == 7
@@ -104,7 +105,10 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path):
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".bin"])
 def test_a_file_cut_anywhere_is_named(network, suffix, tmp_path):
     path = tmp_path / f"net{suffix}"
-    save_tensors(path, network.state_dict()) if suffix == ".safetensors" else torch.save(network.state_dict(), path, _use_new_zipfile_serialization=suffix == ".pth")
+    if suffix == ".safetensors":
+        save_tensors(path, network.state_dict())
+    else:
+        torch.save(network.state_dict(), path, _use_new_zipfile_serialization=suffix == ".pth")
     whole = path.read_bytes()
     for size in (0, 1, 7, 8, 9, 100, len(whole) // 3, len(whole) // 2, len(whole) - 300, len(whole) - 1):
         path.write_bytes(whole[:size])

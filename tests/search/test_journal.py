@@ -16,7 +16,11 @@ from pipeline.search.question import Commit
 from tests.networks.samples import Residual, shaken
 from tests.search.benches import bench, samples, search
 
-LINES = [{"kind": "begin", "units": {"a": 4}}, {"kind": "pick", "unit": "a", "score": 0.1, "margin": None}, {"kind": "unit", "unit": "a", "kept": [2, 0]}]
+LINES = [
+    {"kind": "begin", "units": {"a": 4}},
+    {"kind": "pick", "unit": "a", "score": 0.1, "margin": None},
+    {"kind": "unit", "unit": "a", "kept": [2, 0]},
+]
 WORDS = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**15), 10**15) | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
@@ -64,7 +68,8 @@ def test_a_last_line_torn_at_any_byte_is_cut_with_a_notice_and_written_again(tmp
         events = []
         journal = Journal(path, events.append)
         assert journal.lines == LINES[:2] and path.read_bytes() == whole[:last]
-        assert [event["message"] for event in events] == ([f"journal journal.jsonl: a torn last line of {size - last} bytes was cut"] if size > last else [])
+        notice = f"journal journal.jsonl: a torn last line of {size - last} bytes was cut"
+        assert [event["message"] for event in events] == ([notice] if size > last else [])
         journal.commit(*LINES)
         journal.close()
         assert path.read_bytes() == whole

@@ -34,7 +34,8 @@ def windows(consumer, values: torch.Tensor) -> torch.Tensor:
     """(images, positions, channels x taps): what each output position of a consumer reads, gathered tap by tap."""
     if isinstance(consumer, nn.Linear):
         return values.flatten(1)[:, None]
-    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = consumer.kernel_size, consumer.stride, (0, 0) if consumer.padding == "same" else consumer.padding, consumer.dilation
+    (kh, kw), (sh, sw), (dh, dw) = consumer.kernel_size, consumer.stride, consumer.dilation
+    ph, pw = (0, 0) if consumer.padding == "same" else consumer.padding
     padded = functional.pad(values, (pw, pw, ph, ph))
     rows, columns = ((padded.shape[2 + i] - d * (k - 1) - 1) // s + 1 for i, (k, s, d) in enumerate(((kh, sh, dh), (kw, sw, dw))))
     taps = [
