@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.verb(options)
         sys.stdout.flush()
         return 0
-    except BrokenPipeError:
+    except BrokenPipeError:  # of stdout: it is written to when the work is done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (BadInput, Failed, Stopped) as error:

@@ -57,17 +57,20 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
     steps of selector `loss` are fed with. `settings`: those of the `prune:` section. Raises UnsupportedModule naming
     the module's path, ValueError when the budget is out of reach or a setting is wrong.
     """
-    options = _options(settings, budget := budget or {"prunable_macs": 0.5})
-    images, labels = _collect(loader)
-    if options.selector == "loss" and labels is None:
-        raise BadInput("loader: selector 'loss' needs (batch, label) pairs; give labels, or take selector 'reconstruction'")
+    options = _options(settings, budget := {"prunable_macs": 0.5} if budget is None else budget)
+    images, labels = _collect(loader, options.selector == "loss")
+    if options.calibration_samples and "calibration_samples" not in settings:
+        options = options.model_copy(update={"calibration_samples": len(images)})  # the loader is the calibration set
+    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
+        raise BadInput("model: has half-precision weights, in which least squares has no digits left; prune model.float(), then convert")
     dense = copy.deepcopy(model).eval()
     units = find_units(dense, options.units)
+    table = CostTable(dense, units, images[:1].to(_device(dense)))
     if options.selector == "reconstruction" or options.refit != "none":
         units = without_large(units, Scoring().gram_limit)
     for warning in warnings_of(options):
         warnings.warn(warning, stacklevel=2)
-    table = CostTable(dense, units, images[:1].to(_device(dense)))
+    _check_labels(dense, images, labels)
     ((kind, target),) = budget.items()
     widths = uniform(Budget(kind, _amount(kind, target)), table, {n: u.width for n, u in units.units.items()}).widths
     with _switches_kept():
@@ -90,8 +93,8 @@ def _options(settings: dict, budget: dict) -> Prune:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise BadInput(f"prune: unknown setting {name!r}; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(known)}")
-    if len(budget) != 1:
-        raise BadInput(f"budget: holds {len(budget)} kinds; give exactly one, such as {{'prunable_macs': 0.5}}")
+    if not isinstance(budget, dict) or len(budget) != 1:
+        raise BadInput(f"budget: is {budget!r}; give exactly one kind, such as {{'prunable_macs': 0.5}}")
     try:
         return resolve_prune(Prune(**settings), "prune", next(iter(budget)))
     except ValidationError as error:
@@ -106,22 +109,47 @@ def _amount(kind, target) -> float:
         raise BadInput(f"budget: {error}") from error
 
 
-def _collect(loader) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """All images and, where every batch has them, labels; the loader is iterated exactly once."""
+def _collect(loader, with_labels: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """All images and, where they are asked for, labels; the loader is iterated exactly once."""
     images, labels, held = [], [], 0
     for item in loader:
         parts = item if isinstance(item, (tuple, list)) else (item,)
         if len(parts) not in (1, 2) or not isinstance(parts[0], torch.Tensor):
             raise BadInput(f"loader: yields {type(item).__name__} of {len(parts)}; give tensors of images, or (images, labels) pairs")
-        batch, label = (*parts, None)[:2]
+        batch = parts[0]
         held += batch.numel() * batch.element_size()
         if held > KEPT_LIMIT:
             raise BadInput(f"loader: its batches take more than {KEPT_LIMIT / 2**30:g} GiB, which are held in memory; give fewer calibration images")
+        if images and batch.shape[1:] != images[0].shape[1:]:
+            raise BadInput(f"loader: yields images of {tuple(batch.shape[1:])} after {tuple(images[0].shape[1:])}; give images of one size")
         images.append(batch.detach().cpu())
-        labels.append(None if label is None else torch.as_tensor(label).cpu())
-    if not images:
-        raise BadInput("loader: yields no batch; give calibration images")
-    return torch.cat(images), torch.cat(labels) if all(label is not None for label in labels) else None
+        labels += [_labels(parts, len(batch))] if with_labels else []
+    if not sum(map(len, images)):
+        raise BadInput("loader: yields no image; give calibration images")
+    return torch.cat(images), torch.cat(labels) if with_labels else None
+
+
+def _check_labels(network, images, labels) -> None:
+    """Refuse labels beyond the network's outputs."""
+    if labels is None:
+        return
+    with torch.inference_mode():
+        classes = network(images[:1].to(_device(network))).shape[-1]
+    if int(labels.max()) >= classes:
+        raise BadInput(f"loader: label {int(labels.max())} is beyond the network's {classes} outputs; mend the labels")
+
+
+def _labels(parts, count: int) -> torch.Tensor:
+    """The labels of one batch as int64 (count,)."""
+    if len(parts) == 1 or parts[1] is None:
+        raise BadInput("loader: selector 'loss' needs (batch, label) pairs; give labels, or take selector 'reconstruction'")
+    try:
+        label = torch.as_tensor(parts[1]).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"loader: labels cannot be read ({error}); give one integer per image") from error
+    if label.is_floating_point() or label.shape != (count,) or (count and int(label.min()) < 0):
+        raise BadInput(f"loader: labels are {label.dtype} of shape {tuple(label.shape)} for {count} images; give one integer per image, from 0")
+    return label.long()
 
 
 @dataclass(frozen=True)

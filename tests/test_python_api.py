@@ -233,3 +233,51 @@ def test_importing_the_package_alone_is_light():
     code = "import sys, pipeline; print(pipeline.__all__, [m for m in ('torch', 'ray', 'webdataset', 'wandb', 'timm') if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.stdout == "['Pruned', 'UnsupportedModule', 'load_pruned', 'prune'] []\n"
+
+
+def small_network(classes: int = 4) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, classes))
+
+
+def test_a_hook_on_the_network_itself_is_refused():
+    model = small_network()
+    model.register_forward_pre_hook(lambda module, inputs: ((inputs[0] - 200) / 50,))
+    with pytest.raises(UnsupportedModule, match="forward hook"):
+        prune(model, [torch.rand(8, 1, 9, 9) * 255], budget={"width": 0.5})
+
+
+def test_every_image_of_the_loader_is_calibration():
+    torch.manual_seed(1)
+    images = torch.randn(2500, 1, 9, 9)
+    other = torch.cat([images[:2000], 50 * torch.randn(500, 1, 9, 9).abs()])
+    weights = [prune(small_network(), [batch], budget={"width": 0.5}).network[5].weight for batch in (images, other)]
+    assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype):
+    with pytest.raises(ValueError, match="half-precision"):
+        prune(small_network().to(dtype), [torch.randn(8, 1, 9, 9, dtype=dtype)], budget={"width": 0.5})
+
+
+@pytest.mark.parametrize("loader, settings, what", [
+    ([(torch.randn(4, 1, 9, 9), torch.tensor([0.5, 1, 2, 3]))], {"selector": "loss", "refit": "none"}, "one integer per image"),
+    ([(torch.randn(4, 1, 9, 9), torch.tensor([0, 1, 2, 7]))], {"selector": "loss", "refit": "none"}, "label 7 is beyond"),
+    ([(torch.randn(4, 1, 9, 9), ["a", "b", "c", "d"])], {"selector": "loss", "refit": "none"}, "labels cannot be read"),
+    ([torch.randn(4, 1, 9, 9), torch.randn(4, 1, 8, 8)], {}, "images of one size"),
+    ([torch.randn(0, 1, 9, 9)], {}, "no image"),
+])
+def test_loaders_that_cannot_be_used_are_named(loader, settings, what):
+    with pytest.raises(ValueError, match=what):
+        prune(small_network(), loader, budget={"width": 0.5}, **settings)
+
+
+def test_labels_of_any_kind_are_ignored_where_none_are_needed():
+    pruned = prune(small_network(), [(torch.randn(4, 1, 9, 9), ["a.png", "b.png", "c.png", "d.png"])], budget={"width": 0.5})
+    assert pruned.units["0"][0] == 12
+
+
+def test_a_budget_that_is_no_mapping_is_named():
+    with pytest.raises(ValueError, match="budget: is 0.5"):
+        prune(small_network(), [torch.randn(4, 1, 9, 9)], budget=0.5)

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.run import refuse_below_gate
-from pipeline.chain.selection import find_target, without_large
+from pipeline.chain.selection import find_target
 from pipeline.chain.sources import Dense, data_stage, dense_stage, open_dense, origin_of, plan_of, untrained
 from pipeline.chain.summary import budget_table
 from pipeline.config.settings import Config
@@ -102,8 +102,22 @@ def _estimate(context, dense, target, samples, say) -> None:
     seconds = forward * (calibration + scored + train * (3 * share + config.train.distill) + samples["test"].total * (3 + 2 * (train > 0)))
     if config.network.weights is None:
         seconds += forward * 3 * config.dense.epochs * samples["train"].total
-    widest = max(unit.width * unit.columns for unit in without_large(target.units, 10**9).units.values())
-    memory = min(config.scoring.memory_limit, (prune.calibration_samples or 0) * widest * 4 * 50 / GIB) + 3 * widest**2 * 8 / GIB + 1.0
-    disk = samples["train"].bytes_to_write + samples["test"].bytes_to_write + 10 * sum(p.numel() * 4 for p in dense.network.parameters())
+    widest = max(unit.width * unit.columns for unit in target.units.units.values())
+    held = _held_per_image(dense, target.units) * (prune.calibration_samples or 0) * 2 if prune.mode == "sequential" else 0
+    limit = config.scoring.memory_limit * GIB
+    memory = (min(limit, held) + 6 * widest**2 * 8) / GIB + 1.0
+    disk = samples["train"].bytes_to_write + samples["test"].bytes_to_write + max(0, held - limit)
+    disk += 10 * sum(p.numel() * 4 for p in dense.network.parameters())
     free = free_gib(Path(config.runs_dir))
     say(f"estimate: about {seconds / 60:.1f} minutes, {memory:.1f} GiB of memory, {disk / GIB:.2f} GiB of disk ({free:.0f} free)")
+
+
+def _held_per_image(dense, units) -> int:
+    """Bytes of activations per image that a walk holds of one network at its widest cut."""
+    values, at = units.graph.begin(example_images(dense.preprocess.in_chans, dense.preprocess.img_size))
+    sizes = []
+    with torch.inference_mode():
+        for unit in units.units.values():
+            values, at = units.graph.run(dense.network, values, at, unit.cut), unit.cut
+            sizes.append(sum(value.numel() * value.element_size() for node, value in values.items() if node.op != "get_attr"))
+    return max(sizes)

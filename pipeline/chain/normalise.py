@@ -80,7 +80,9 @@ def train_settings(config: Config) -> dict | None:
     """Null for arm none."""
     if config.arm == "none":
         return None
-    return {"arm": config.arm, "train": recipe_settings(config.train), "seed": config.seed}
+    recipe = recipe_settings(config.train)
+    recipe |= {"temperature": None} if config.train.distill == 0 else {"label_smoothing": None} if config.train.distill == 1 else {}
+    return {"arm": config.arm, "train": recipe, "seed": config.seed}
 
 
 def evaluate_settings(config: Config) -> dict:

@@ -1,17 +1,18 @@
 """The stages in order: what `gfs run` calls."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.ending import run_evaluate, run_train
-from pipeline.chain.normalise import run_settings
+from pipeline.chain.normalise import run_settings, statistics_settings, train_settings
 from pipeline.chain.result import result_row
 from pipeline.chain.selection import find_target, run_search, run_shrink, run_statistics
 from pipeline.chain.sources import dense_stage, plan_of, run_data, run_dense, splits_of, unseen
 from pipeline.config.digests import digest
-from pipeline.config.errors import BadInput, Stopped
-from pipeline.config.files import read_json, write_json
+from pipeline.config.errors import BadInput, Failed, Stopped
+from pipeline.config.files import DISK_FULL, read_json, write_json
 from pipeline.config.settings import Config
 from pipeline.config.yaml import dump
 from pipeline.data.prepare import find_origin
@@ -25,7 +26,7 @@ from pipeline.stages.runs import begin_run, copy_into, make_folder, run_folder
 from pipeline.stages.store import Done, Store
 
 STAGES = ("data", "dense", "statistics", "search", "shrink", "train", "evaluate")
-GATE_SHARE, GATE_CHANCE = 0.9, 2.0  # of the expected top-1; of chance where none is given
+GATE_SHARE, GATE_ABOVE_CHANCE = 0.9, 0.1  # of the expected top-1; of what lies above chance where none is given
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def run_chain(config: Config, until: str | None = None) -> Finished:
     """One run: every stage, resuming what exists. Raises BadInput, Stopped or Failed."""
     if until is not None and until not in STAGES:
         raise BadInput(f"--until: {until!r} is no stage; give one of {', '.join(STAGES)}")
+    if (until == "statistics" and statistics_settings(config) is None) or (until == "train" and train_settings(config) is None):
+        raise BadInput(f"--until: this run has no stage {until}: its settings leave it out")
     device = device_of(config)
     context = Context(config, Store(Path(config.runs_dir), device), None)
     plan_of(context)
@@ -69,22 +72,35 @@ def run_chain(config: Config, until: str | None = None) -> Finished:
             context = Context(config, Store(Path(config.runs_dir), device), recorder)
             return _run_stages(context, folder, {"run": folder.name, **identity}, until)
         except (Exception, Stopped) as error:
-            code = getattr(error, "exit_code", 1)
-            recorder({"event": "error", "code": code, "message": str(error)})
-            if code != 75:
-                write_json(folder / "error.json", {"code": code, "message": str(error) or type(error).__name__})
+            _record(error, folder, recorder)
             raise
         finally:
             recorder.close()
 
 
+def _record(error: BaseException, folder: Path, recorder) -> None:
+    """Leave word of an error; a stop that can be resumed, a full disk among them, is none. A disk too full for it hides nothing."""
+    is_full = isinstance(error, OSError) and error.errno in DISK_FULL
+    code = 75 if is_full else getattr(error, "exit_code", 1)
+    with contextlib.suppress(OSError):
+        recorder({"event": "error", "code": code, "message": str(error)})
+        if code != 75:
+            write_json(folder / "error.json", {"code": code, "message": str(error) or type(error).__name__})
+
+
 def _finished(folder: Path, config: Config, until: str | None) -> Finished:
-    """A run that is done, found as it is; nothing is written."""
-    row = read_json(folder / "result.json")
+    """A run that is done, found as it is; nothing is written. Raises Failed naming what is damaged or missing."""
+    try:
+        row = read_json(folder / "result.json")
+        stages = row["stages"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failed(f"run {folder}: result.json is damaged ({error}); delete it and run again") from error
+    for name in (ARCH, MODEL):
+        if not (folder / name).exists():
+            raise Failed(f"run {folder}: {name} is missing; delete result.json there and run again")
     if until is None:
         return Finished(folder, folder, row)
-    key = row["stages"].get(until)
-    return Finished(_named(Path(config.runs_dir) / "stages" / f"{until}-{key}" if key else None, until), folder, None)
+    return Finished(Path(config.runs_dir) / "stages" / f"{until}-{stages[until]}", folder, None)
 
 
 def _run_stages(context: Context, folder: Path, identity: dict, until: str | None) -> Finished:
@@ -106,7 +122,7 @@ def _run_stages(context: Context, folder: Path, identity: dict, until: str | Non
     check_gate(context, dense, data)
     statistics = run_statistics(context, data, dense)
     if reached("statistics", statistics):
-        return Finished(_named(statistics and statistics.folder, "statistics"), folder, None)
+        return Finished(statistics.folder, folder, None)
     search = run_search(context, data, dense, statistics)
     if reached("search", search):
         return Finished(search.folder, folder, None)
@@ -115,7 +131,7 @@ def _run_stages(context: Context, folder: Path, identity: dict, until: str | Non
         return Finished(shrink.folder, folder, None)
     arm = run_train(context, data, dense, shrink)
     if reached("train", arm):
-        return Finished(_named(arm and arm.folder, "train"), folder, None)
+        return Finished(arm.folder, folder, None)
     evaluate = run_evaluate(context, data, dense, shrink, arm)
     if reached("evaluate", evaluate):
         return Finished(evaluate.folder, folder, None)
@@ -127,16 +143,10 @@ def _run_stages(context: Context, folder: Path, identity: dict, until: str | Non
     return Finished(folder, folder, row)
 
 
-def _named(folder: Path | None, until: str) -> Path:
-    if folder is None:
-        raise BadInput(f"--until: this run has no stage {until}: its settings leave it out")
-    return folder
-
-
 def check_gate(context: Context, dense, data: Done) -> None:
     """The dense gate of a run, on validation: weights that do not fit the data stop before the search.
 
-    Raises BadInput when given weights reach less than 90 % of `network.top1`, or than twice chance where that is null.
+    Raises BadInput when given weights reach less than 90 % of `network.top1`, or hardly more than chance where that is null.
     """
     network, split = context.config.network, splits_of(data).train
     order = validation_order(split)
@@ -148,7 +158,8 @@ def check_gate(context: Context, dense, data: Done) -> None:
 
 
 def refuse_below_gate(network, top1: float, split: str) -> None:
-    expected = network.top1 * GATE_SHARE if network.top1 else min(100 * GATE_CHANCE / network.num_classes, 90.0)
+    chance = 100 / network.num_classes
+    expected = chance + GATE_ABOVE_CHANCE * (100 - chance) if network.top1 is None else network.top1 * GATE_SHARE
     if top1 < expected:
         raise BadInput(
             f"network.weights: {network.weights}: dense top-1 on {split} is {top1:.2f} %, below the gate of {expected:.2f} %; "

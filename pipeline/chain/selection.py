@@ -1,7 +1,7 @@
 """Stages `statistics`, `search` and `shrink`: from the dense network to a smaller one."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from safetensors.torch import load_file
@@ -22,7 +22,7 @@ from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
 from pipeline.networks.saved import ARCH, arch_of, example_images, save_pruned
 from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.networks.shrink import Choice, apply_choice
-from pipeline.networks.units import Units, find_units
+from pipeline.networks.units import Units, find_units, without_large
 from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
 from pipeline.pruners.spending import spent
 from pipeline.search.actor import Bench
@@ -63,18 +63,20 @@ def units_and_cost(context: Context, dense: Dense) -> tuple[Units, CostTable]:
     """The units that this pruner may cut, and the cost of any width vector."""
     prune, scoring = context.config.prune, context.config.scoring
     units = find_units(dense.network, prune.units)
+    images = example_images(dense.preprocess.in_chans, dense.preprocess.img_size)
+    _check_outputs(dense, images, context.config.network.num_classes)
+    table = CostTable(dense.network, units, images)  # of all units: what counts as prunable is the same for every pruner
     if prune.selector == "reconstruction" or prune.refit != "none":
         units = without_large(units, scoring.gram_limit)
-    return units, CostTable(dense.network, units, example_images(dense.preprocess.in_chans, dense.preprocess.img_size))
+    return units, table
 
 
-def without_large(units: Units, limit: int) -> Units:
-    """Leave units whose Gram matrix has more than `limit` columns whole, with the reason."""
-    large = {n: u.width * u.columns for n, u in units.units.items() if u.width * u.columns > limit}
-    if len(large) == len(units.units):
-        raise BadInput(f"scoring.gram_limit: {limit} columns leave no unit to prune (smallest has {min(large.values())}); raise it")
-    left = units.left | {n: f"its Gram matrix has {columns} columns, above scoring.gram_limit {limit}" for n, columns in large.items()}
-    return replace(units, units={n: u for n, u in units.units.items() if n not in large}, left=left)
+def _check_outputs(dense: Dense, images, num_classes: int) -> None:
+    """Refuse a builder that pays no heed to `num_classes`."""
+    with torch.inference_mode():
+        found = tuple(dense.network(images).shape)
+    if found != (1, num_classes):
+        raise BadInput(f"network.num_classes: is {num_classes}, {dense.plan.model} gives an output of shape {found} for one image; make them equal")
 
 
 def bench_of(context: Context, dense: Dense, data: Done, units: Units, folder) -> Bench:

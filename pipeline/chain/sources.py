@@ -130,7 +130,7 @@ def open_dense(done: Done) -> Dense:
     preprocess = Preprocess(**given | {"mean": tuple(given["mean"]), "std": tuple(given["std"])})
     network = build(plan)
     load_weights(network, load_tensors(done.folder / WEIGHTS)[0], done.folder / WEIGHTS)
-    return Dense(network.eval(), plan, preprocess, done.facts["source_sha256"] or done.artifacts[WEIGHTS], done)
+    return Dense(network.eval(), plan, preprocess, done.artifacts[WEIGHTS], done)
 
 
 def unseen(context: Context) -> Dense:

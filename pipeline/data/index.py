@@ -11,12 +11,13 @@ import torch
 from safetensors.numpy import load_file
 
 from pipeline.config.digests import sha256_of
-from pipeline.config.errors import BadInput, Stopped
+from pipeline.config.errors import Stopped
 from pipeline.data.manifest import Manifest, load_manifest
 from pipeline.tensorfile import save_tensors
 
 VALIDATION_SAMPLES = {"imagenet": 10_000}
 VALIDATION_DEFAULT, VALIDATION_SHARE = 5_000, 10
+OPEN_FILES = 64
 
 
 def validation_samples(manifest: Manifest) -> int:
@@ -59,7 +60,8 @@ class Split:
     shard_of: np.ndarray
     _key_bytes: np.ndarray
     _key_ends: np.ndarray
-    _files: dict = field(default_factory=dict)
+    _files: dict = field(default_factory=dict)  # {shard: open file}, at most OPEN_FILES
+    _verified: set = field(default_factory=set)  # shards whose sha256 was compared, here or before a loader was forked
 
     @classmethod
     def open(cls, manifest_path: Path, index_path: Path, places=None) -> "Split":
@@ -90,18 +92,23 @@ class Split:
         if number not in self._files:
             shard = self.manifest.shards[number]
             try:
-                found = sha256_of(shard.path)
-                if found != shard.sha256:
-                    raise Stopped(
-                        f"shard {shard.path}: sha256 is {found[:12]}..., it was {shard.sha256[:12]}... when it was verified; "
-                        "put the verified bytes back and run the same command"
-                    )
-                if len(self._files) >= 64:
+                if number not in self._verified:
+                    self._verify(shard)
+                    self._verified.add(number)
+                if len(self._files) >= OPEN_FILES:
                     self._files.pop(next(iter(self._files))).close()
                 self._files[number] = open(shard.path, "rb")
-            except OSError as error:
-                raise BadInput(f"shard {shard.path}: cannot be read ({error.strerror}); put it back and run the same command") from error
+            except OSError as error:  # it was there when the stage data verified it
+                raise Stopped(f"shard {shard.path}: cannot be read any more ({error.strerror}); put it back and run the same command") from error
         return self._files[number]
+
+    @staticmethod
+    def _verify(shard) -> None:
+        if (found := sha256_of(shard.path)) != shard.sha256:
+            raise Stopped(
+                f"shard {shard.path}: sha256 is {found[:12]}..., it was {shard.sha256[:12]}... when it was verified; "
+                "put the verified bytes back and run the same command"
+            )
 
     def __getstate__(self):
         return self.__dict__ | {"_files": {}}  # a loader process opens its own files

@@ -52,8 +52,7 @@ def find_origin(data: Data, num_classes: int) -> Origin:
             manifest = load_manifest(Path(place), data.allow_schemes)
             inputs[split], classes[split] = manifest.digest, manifest.classes
         else:
-            stats = [path.stat() for path in expand(place, data.allow_schemes)]
-            inputs[split] = digest([[Path(place).name, s.st_size, s.st_mtime_ns] for s in stats])
+            inputs[split] = digest([num_classes, [sha256_of(path) for path in expand(place, data.allow_schemes)]])
     classes = classes or {"train": tuple(str(label) for label in range(num_classes))}  # a brace url alone knows no names
     _same_classes(data.source or data.train, {split: classes.get(split, next(iter(classes.values()))) for split in SPLITS})
     return Origin(None, given, next(iter(classes.values())), inputs)

@@ -34,6 +34,8 @@ class Graph:
     """The steps of `network` in order. `nodes[i]` is step i; a cut at p lies before step p."""
 
     def __init__(self, network: nn.Module):
+        if network._forward_hooks or network._forward_pre_hooks:
+            raise UnsupportedModule(f"{type(network).__name__}: the network itself has a forward hook, which no trace sees; remove it")
         tracer = _Tracer()
         try:
             graph = tracer.trace(network)

@@ -46,7 +46,10 @@ def build(plan: Blueprint, pretrained: bool = False) -> nn.Module:
     try:
         if plan.builder == "timm":
             return timm.create_model(plan.model, pretrained=pretrained, **plan.arguments)
-        return _function(plan.model)(**plan.arguments)
+        network = _function(plan.model)(**plan.arguments)
+        if not isinstance(network, nn.Module):
+            raise BadInput(f"network.model: {plan.model}: builds {type(network).__name__}, not a torch module; mend the function")
+        return network
     except BadInput:
         raise
     except Exception as error:
@@ -70,7 +73,10 @@ def unknown_argument(plan: Blueprint) -> str | None:
     """An argument a function does not take, or None."""
     if plan.builder == "timm":
         return None
-    parameters = inspect.signature(_function(plan.model)).parameters
+    try:
+        parameters = inspect.signature(_function(plan.model)).parameters
+    except (ValueError, TypeError):  # a builtin tells no signature
+        return None
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
     return next((name for name in plan.arguments if name not in parameters), None)

@@ -1,5 +1,6 @@
 """Where events go: metrics.jsonl (the truth), log.txt, and progress with a rate and an estimate on stderr."""
 
+import contextlib
 import json
 import sys
 import time
@@ -77,11 +78,12 @@ class Recorder:
         if not important and now - self.shown < (TERMINAL_SECONDS if self.terminal else PLAIN_SECONDS):
             return
         self.shown = now
-        if self.terminal:
-            self.stream.write(f"\r\x1b[2K{line}" + ("\n" if important else ""))
-        else:
-            self.stream.write(line + "\n")
-        self.stream.flush()
+        with contextlib.suppress(BrokenPipeError):  # nobody reads the progress any more: the work goes on
+            if self.terminal:
+                self.stream.write(f"\r\x1b[2K{line}" + ("\n" if important else ""))
+            else:
+                self.stream.write(line + "\n")
+            self.stream.flush()
         if self.log:
             self.log.write(f"{utc()} {line}\n")
 

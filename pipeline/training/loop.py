@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 
+from pipeline.config.digests import number
 from pipeline.config.errors import Failed
 from pipeline.config.recipe import Recipe
 from pipeline.data.images import Preprocess
@@ -37,7 +39,7 @@ def train(network: nn.Module, recipe: Recipe, task: Task, folder: Path, observe)
     """
     torch.set_num_threads(recipe.threads)
     network.to(task.device, memory_format=torch.channels_last)
-    state = _State(network, recipe, epoch_length(task.split, recipe.samples, recipe.batch)[0])
+    state = _State(network, recipe, epoch_length(task.split, recipe.samples, recipe.batch)[0], task.seed)
     state.restore(folder / "checkpoint.safetensors", task.device)
     saved = time.monotonic()
     while state.epoch < recipe.epochs:
@@ -99,8 +101,8 @@ def _validate(state, task) -> tuple[int, int]:
 class _State:
     """Everything that changes while training; saved and restored as a whole."""
 
-    def __init__(self, network, recipe: Recipe, per_epoch: int):
-        self.network, self.recipe, self.per_epoch = network, recipe, per_epoch
+    def __init__(self, network, recipe: Recipe, per_epoch: int, seed: int = 0):
+        self.network, self.recipe, self.per_epoch, self.seed = network, recipe, per_epoch, seed
         self.total = per_epoch * recipe.epochs
         self.epoch = self.in_epoch = 0
         self.loss_sum, self.history = 0.0, []
@@ -126,6 +128,7 @@ class _State:
     def step(self, images, labels, teacher) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
+        torch.manual_seed(number("training step", self.seed, self.steps))  # dropout must not depend on where a training was stopped
         logits = self.network(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         if teacher is not None:
@@ -156,7 +159,10 @@ class _State:
     def restore(self, path: Path, device) -> None:
         if not path.exists():
             return
-        tensors, meta = load_tensors(path)
+        try:
+            tensors, meta = load_tensors(path)
+        except (SafetensorError, ValueError) as error:
+            raise Failed(f"checkpoint {path}: is damaged ({error}); delete the stage {path.parent.name} and run again") from error
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         self.network.load_state_dict(_of_role("network", tensors))
         parameters = dict(self.network.named_parameters())

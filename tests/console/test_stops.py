@@ -161,11 +161,31 @@ def test_a_full_disk_stops_resumably(finished, tmp_path):
     try:
         stopped = run_gfs("run", "-c", finished["config"], f"runs_dir={small / 'runs'}")
         assert stopped.returncode == 75 and "No space left" in one_line(stopped.stderr), stopped.stderr
+        assert not list(small.rglob("error.json"))
         assert not list(small.rglob(".*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
         assert run_gfs("run", "-c", finished["config"], f"runs_dir={small / 'runs'}").returncode == 0
     finally:
         subprocess.run(["umount", small], check=False)
+
+
+def test_what_a_finished_run_lacks_is_named_and_a_stage_it_has_not_is_refused_at_once(copied):
+    (run,) = copied["runs"].glob("small-*")
+    (run / "model.safetensors").unlink()
+    failed = again(copied)
+    assert failed.returncode == 1 and "model.safetensors is missing" in one_line(failed.stderr)
+    (run / "result.json").write_text("{")
+    failed = again(copied)
+    assert failed.returncode == 1 and "result.json is damaged" in one_line(failed.stderr)
+    refused = again(copied, "name=fresh", "--until", "statistics")
+    assert refused.returncode == 2 and "no stage statistics" in one_line(refused.stderr)
+    assert not list(copied["runs"].glob("fresh-*"))
+
+
+def test_a_run_whose_progress_nobody_reads_goes_on_to_its_end(finished, tmp_path):
+    command = f"{CONSOLE} run -c {finished['config']} runs_dir={tmp_path / 'runs'} 2>&1 >/dev/null | head -1; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True).returncode == 0
+    assert len(list(tmp_path.glob("runs/small-*/result.json"))) == 1
 
 
 def test_the_last_lines_of_the_verbs_are_those_of_the_contract(finished, image_folder, tmp_path):

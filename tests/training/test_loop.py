@@ -59,6 +59,29 @@ def test_a_training_stopped_anywhere_ends_in_the_same_bytes(split, tmp_path, sto
         assert (unbroken / file).read_bytes() == (broken / file).read_bytes()
 
 
+def test_a_training_with_dropout_stopped_anywhere_ends_in_the_same_bytes(split, tmp_path):
+    def dropping():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Dropout(0.5), nn.Linear(16, 3))
+
+    def stop(event):
+        if event["event"] == "training" and event["step"] == 5:
+            raise Interrupted
+
+    recipe = Recipe(epochs=2, batch=16, threads=1, checkpoint_seconds=0)
+    train(dropping(), recipe, task(split), tmp_path / "unbroken", lambda event: None)
+    with pytest.raises(Interrupted):
+        train(dropping(), recipe, task(split), tmp_path / "broken", stop)
+    train(dropping(), recipe, task(split), tmp_path / "broken", lambda event: None)
+    assert (tmp_path / "unbroken/last.safetensors").read_bytes() == (tmp_path / "broken/last.safetensors").read_bytes()
+
+
+def test_a_damaged_checkpoint_is_named_with_what_to_delete(split, tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"junk")
+    with pytest.raises(Failed, match="checkpoint.safetensors.*delete the stage"):
+        train(network(), Recipe(batch=16, threads=1), task(split), tmp_path, lambda event: None)
+
+
 def test_training_learns_to_tell_the_classes(split, tmp_path):
     history = train(network(), Recipe(epochs=12, batch=16, threads=1), task(split), tmp_path, lambda event: None)
     assert history[-1]["train_loss"] < 0.5 * history[0]["train_loss"]
