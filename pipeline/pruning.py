@@ -94,7 +94,8 @@ def _options(settings: dict, budget: dict) -> Prune:
             near = difflib.get_close_matches(name, known, n=1)
             raise BadInput(f"prune: unknown setting {name!r}; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(known)}")
     if not isinstance(budget, dict) or len(budget) != 1:
-        raise BadInput(f"budget: is {budget!r}; give exactly one kind, such as {{'prunable_macs': 0.5}}")
+        found = f"holds {len(budget)} kinds" if isinstance(budget, dict) else f"is {budget!r}"
+        raise BadInput(f"budget: {found}; give exactly one, such as {{'prunable_macs': 0.5}}")
     try:
         return resolve_prune(Prune(**settings), "prune", next(iter(budget)))
     except ValidationError as error:

@@ -123,7 +123,7 @@ def test_a_generator_a_list_and_a_data_loader_give_the_same(model):
 
 def test_what_a_loader_may_not_give(model, monkeypatch):
     for loader, line in (
-        ([], "loader: yields no batch"),
+        ([], "loader: yields no image"),
         ([{"image": 1}], "loader: yields dict of 1; give tensors"),
         ([(torch.zeros(2, 1, 28, 28), 0, 0)], "loader: yields tuple of 3; give tensors"),
     ):

@@ -14,6 +14,7 @@ TABLE = Path(__file__).parents[1] / "golden/stage_keys.md"
 BASE = {
     "data": {"source": "fashion-mnist"},
     "network": {"model": "mobilenetv2_050", "num_classes": 10, "in_chans": 1, "img_size": 28},
+    "train": {"distill": 0.5},  # at 1 label smoothing is not used, at 0 the temperature
 }
 PRUNERS = {
     "R": {"selector": "reconstruction", "refit": "lsq"},
@@ -59,7 +60,7 @@ def settings_of(plain) -> dict[str, str]:
 
 
 def plain_of(pruner):
-    return {**BASE, "prune": dict(PRUNERS[pruner]), "network": dict(BASE["network"]), "data": dict(BASE["data"])}
+    return {**BASE, "train": dict(BASE["train"]), "prune": dict(PRUNERS[pruner]), "network": dict(BASE["network"]), "data": dict(BASE["data"])}
 
 
 def other_value(key, pruner):

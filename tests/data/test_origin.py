@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config.errors import BadInput
+from pipeline.config.errors import BadInput, Stopped
 from pipeline.config.settings import Data
 from pipeline.data.images import evaluation_image
 from pipeline.data.prepare import expand, find_origin, open_splits, places_of, prepare
@@ -235,5 +235,5 @@ def test_shards_are_read_where_the_settings_say_that_they_lie_now(copied, tmp_pa
     for data in (Data(source=str(moved)), Data(train=str(moved / "train/train-{00000..00005}.tar"), test=str(moved / "test/manifest.json"))):
         splits = open_splits(tmp_path / "stage", places_of(data, find_origin(data, 3)))
         assert splits.train.image_bytes(7).getvalue() == before and str(moved) in splits.test.place(0)
-    with pytest.raises(BadInput, match="put it back"):
+    with pytest.raises(Stopped, match="put it back"):
         open_splits(tmp_path / "stage").train.image_bytes(7)
