@@ -67,7 +67,7 @@ def kill_points(reference: Reference, counts, seed):
     text = reference.files[next(name for name in reference.files if name.endswith("journal.jsonl"))]
     begin = text.index(b"\n") + 1
     for n in range(before):
-        at = reference.first_pick * (n + chance.random()) / before
+        at = 0.9 * reference.first_pick * (n + chance.random()) / before
         yield f"before, {at:.2f} s", lambda seconds, size, since, at=at: seconds >= at
     for n in range(within):
         at, delay = begin + 1 + int((len(text) - begin - 1) * n / within), chance.random() * 0.02
