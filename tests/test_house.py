@@ -12,8 +12,8 @@ LAYERS = (
     {"config", "journal", "selection"},
     {"data", "networks", "training", "evaluation", "tensorfile"},
     {"search", "pruners"},
-    {"stages", "chain"},
-    {"cli", "pruning", "__init__"},
+    {"stages", "chain", "cluster", "tracking"},
+    {"cli", "report", "bench", "pruning", "__init__"},
 )
 ONLY_IN = {"ray": "cluster", "wandb": "tracking", "webdataset": "data", "timm": "networks", "torchvision": "data"}
 LONGEST_MODULE, LONGEST_LINE = 300, 150

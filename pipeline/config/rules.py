@@ -70,10 +70,6 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
 
 def refuse_unbuilt(config: Config, place: str) -> None:
     """Refuse what later parts bring."""
-    if config.cluster.workers or config.cluster.address:
-        raise BadInput(f"{place}: cluster.workers: the Ray executor is not built yet; set cluster.workers to 0 and cluster.address to null")
-    if config.tracking.mode != "off":
-        raise BadInput(f"{place}: tracking.mode: {config.tracking.mode!r}: Weights & Biases is not built yet; set tracking.mode to off")
     if config.arm == "reinit-compute":
         raise BadInput(f"{place}: arm: 'reinit-compute' is not built yet; give none, finetune or reinit-epochs")
 

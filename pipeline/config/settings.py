@@ -100,12 +100,22 @@ class Evaluate(Section):
 
 
 class Cluster(Section):
-    workers: int = Field(0, ge=0)
+    """Where questions are answered; in no key. With an address the run joins that Ray cluster, else it starts its own."""
+
+    workers: int = Field(0, ge=0)  # 0 = in this very process, without Ray
     address: str | None = None
+    cpus: float = Field(1.0, gt=0)  # of each worker
+    gpus: float = Field(0.0, ge=0)  # of each worker
+    restarts: int = Field(8, ge=0)  # lost workers that are replaced in one search; one more stops it, resumably
+    wait_seconds: float = Field(300.0, gt=0)  # for a first worker, and for a sign of life when all are late
 
 
 class Tracking(Section):
-    mode: Literal["online", "offline", "off"] = "off"
+    """Weights & Biases; in no key. The API key comes from the environment or netrc, never from here."""
+
+    mode: Literal["online", "offline", "off"] = "offline"
+    project: str = Field("goodsubnets", min_length=1)
+    entity: str | None = None
 
 
 class Config(Section):
