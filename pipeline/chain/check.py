@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.chain.context import Context, device_of
-from pipeline.chain.run import refuse_below_gate
+from pipeline.chain.gate import refuse_below_gate
 from pipeline.chain.selection import find_target
 from pipeline.chain.sources import Dense, data_stage, dense_stage, open_dense, origin_of, plan_of, untrained
 from pipeline.chain.summary import budget_table

@@ -85,12 +85,21 @@ def train_settings(config: Config) -> dict | None:
     return {"arm": config.arm, "train": recipe, "seed": config.seed}
 
 
-def evaluate_settings(config: Config) -> dict:
+def baseline_settings(config: Config) -> dict:
+    return {"scoring": {"threads": config.scoring.threads}}
+
+
+def untrained_settings(config: Config) -> dict:
     return {
         "evaluate": config.evaluate.model_dump(),
         "scoring": {"batch": config.scoring.batch, "threads": config.scoring.threads},
         "seed": config.seed,  # of the images batch norms are re-estimated on
     }
+
+
+def evaluate_settings(config: Config) -> dict:
+    """Beside what the stages before it measured."""
+    return {"scoring": {"threads": config.scoring.threads}}
 
 
 def run_settings(config: Config) -> dict:
@@ -102,5 +111,7 @@ def run_settings(config: Config) -> dict:
         "statistics": statistics_settings(config),
         "search": search_settings(config),
         "train": train_settings(config),
+        "baseline": baseline_settings(config),
+        "untrained": untrained_settings(config),
         "evaluate": evaluate_settings(config),
     }

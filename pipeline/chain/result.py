@@ -1,7 +1,7 @@
 """The result row of a run, put together from its finished stages."""
 
 from pipeline.chain.context import Context
-from pipeline.chain.ending import open_shrunk, train_macs
+from pipeline.chain.arm import open_shrunk, train_macs
 from pipeline.chain.sources import Dense, splits_of
 from pipeline.config.files import read_json
 from pipeline.config.settings import budget_target

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.chain.context import Context, device_of
-from pipeline.chain.ending import run_evaluate, run_train
+from pipeline.chain.gate import refuse_below_gate
+from pipeline.chain.arm import LAST, run_train
+from pipeline.chain.measuring import run_baseline, run_evaluate, run_untrained
 from pipeline.chain.normalise import run_settings, statistics_settings, train_settings
 from pipeline.chain.result import result_row
 from pipeline.chain.selection import find_target, run_search, run_shrink, run_statistics
-from pipeline.chain.sources import dense_stage, plan_of, run_data, run_dense, splits_of, unseen
+from pipeline.chain.sources import dense_stage, plan_of, run_data, run_dense, unseen
 from pipeline.config.digests import digest
 from pipeline.config.errors import BadInput, Failed, Stopped
 from pipeline.config.files import DISK_FULL, read_json, write_json
 from pipeline.config.settings import Config
 from pipeline.config.yaml import dump
 from pipeline.data.prepare import find_origin
-from pipeline.data.streams import ScoringStream, validation_order
-from pipeline.evaluation.accuracy import top_correct
 from pipeline.networks.saved import ARCH
 from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.stages.lock import Lock
@@ -25,8 +25,7 @@ from pipeline.stages.recorder import Recorder
 from pipeline.stages.runs import begin_run, copy_into, make_folder, run_folder
 from pipeline.stages.store import Done, Store
 
-STAGES = ("data", "dense", "statistics", "search", "shrink", "train", "evaluate")
-GATE_SHARE, GATE_ABOVE_CHANCE = 0.9, 0.1  # of the expected top-1; of what lies above chance where none is given
+STAGES = ("data", "dense", "baseline", "statistics", "search", "shrink", "train", "untrained", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -105,64 +104,38 @@ def _finished(folder: Path, config: Config, until: str | None) -> Finished:
 
 def _run_stages(context: Context, folder: Path, identity: dict, until: str | None) -> Finished:
     done: dict[str, Done] = {}
-
-    def reached(name: str, stage: Done | None) -> bool:
-        if stage is not None:
-            done[name] = stage
-            write_json(folder / "stages.json", {key: value.stage.key for key, value in done.items()})
-        return until == name
-
-    data = run_data(context)
-    if reached("data", data):
-        return Finished(data.folder, folder, None)
-    dense = run_dense(context, data)
-    if reached("dense", dense.done):
-        return Finished(dense.done.folder, folder, None)
-    find_target(context, dense)
-    check_gate(context, dense, data)
-    statistics = run_statistics(context, data, dense)
-    if reached("statistics", statistics):
-        return Finished(statistics.folder, folder, None)
-    search = run_search(context, data, dense, statistics)
-    if reached("search", search):
-        return Finished(search.folder, folder, None)
-    shrink = run_shrink(context, dense, search)
-    if reached("shrink", shrink):
-        return Finished(shrink.folder, folder, None)
-    arm = run_train(context, data, dense, shrink)
-    if reached("train", arm):
-        return Finished(arm.folder, folder, None)
-    evaluate = run_evaluate(context, data, dense, shrink, arm)
-    if reached("evaluate", evaluate):
-        return Finished(evaluate.folder, folder, None)
+    for stage, dense in _in_order(context):
+        done[stage.stage.name] = stage
+        write_json(folder / "stages.json", {name: value.stage.key for name, value in done.items()})
+        if until == stage.stage.name:
+            return Finished(stage.folder, folder, None)
+    arm, shrink = done.get("train"), done["shrink"]
     copy_into(folder, shrink.folder / ARCH, ARCH)
-    copy_into(folder, arm.folder / "last.safetensors" if arm else shrink.folder / MODEL, MODEL)
+    copy_into(folder, arm.folder / LAST if arm else shrink.folder / MODEL, MODEL)
     row = result_row(context, identity, done, dense)
     write_json(folder / "result.json", row)
     context.observe({"event": "result", **{name: row[name] for name in ("top1_dense", "top1_selected", "top1", "macs", "macs_dense")}})
     return Finished(folder, folder, row)
 
 
-def check_gate(context: Context, dense, data: Done) -> None:
-    """The dense gate of a run, on validation: weights that do not fit the data stop before the search.
-
-    Raises BadInput when given weights reach less than 90 % of `network.top1`, or hardly more than chance where that is null.
-    """
-    network, split = context.config.network, splits_of(data).train
-    order = validation_order(split)
-    if network.weights is None or not len(order):
-        return
-    stream = ScoringStream(split, order, dense.preprocess, 250)
-    correct = top_correct(dense.network, stream.block(0, len(order)), context.device)
-    refuse_below_gate(network, 100 * correct.top1 / correct.samples, "validation")
-
-
-def refuse_below_gate(network, top1: float, split: str) -> None:
-    chance = 100 / network.num_classes
-    expected = chance + GATE_ABOVE_CHANCE * (100 - chance) if network.top1 is None else network.top1 * GATE_SHARE
-    if top1 < expected:
-        raise BadInput(
-            f"network.weights: {network.weights}: dense top-1 on {split} is {top1:.2f} %, below the gate of {expected:.2f} %; "
-            "check the order of the classes, mean and std, or network.top1"
-        )
-
+def _in_order(context: Context):
+    """(finished stage, dense network once there is one) of every stage that this run has."""
+    data = run_data(context)
+    yield data, None
+    dense = run_dense(context, data)
+    yield dense.done, dense
+    find_target(context, dense)
+    baseline = run_baseline(context, data, dense)
+    refuse_below_gate(context.config.network, baseline.facts["validation_top1"], "validation")
+    yield baseline, dense
+    if statistics := run_statistics(context, data, dense):
+        yield statistics, dense
+    search = run_search(context, data, dense, statistics)
+    yield search, dense
+    shrink = run_shrink(context, dense, search)
+    yield shrink, dense
+    if arm := run_train(context, data, dense, shrink):
+        yield arm, dense
+    untrained = run_untrained(context, data, dense, shrink)
+    yield untrained, dense
+    yield run_evaluate(context, data, dense, shrink, arm, (baseline, untrained)), dense

@@ -23,7 +23,7 @@ PRUNERS = {
     "X": {"selector": "loss", "refit": "lsq", "engine": "exhaustive"},
     "N": {"selector": "l1", "refit": "none"},
 }
-STAGES = ("data", "dense", "statistics", "search", "train", "evaluate")
+STAGES = ("data", "dense", "baseline", "statistics", "search", "train", "untrained", "evaluate")
 OTHER = {  # another value for every setting; one that is refused today (not built) is named below
     "name": "other", "seed": 7, "runs_dir": "elsewhere", "device": "cpu", "arm": "reinit-epochs", "budget": {"macs": "40%"},
     "data.source": "FOLDER", "data.train": "PATH", "data.test": "PATH", "data.train_samples": 500, "data.test_samples": 500, "data.allow_schemes": ["http"],
@@ -36,10 +36,13 @@ OTHER = {  # another value for every setting; one that is refused today (not bui
     "prune.ridge": 0.5, "prune.candidates": 9, "prune.max_picks": 33,
     "scoring.batch": 7, "scoring.block_samples": 77, "scoring.block_candidates": 9, "scoring.threads": 3, "scoring.positions": 5,
     "scoring.gram_limit": 999, "scoring.memory_limit": 0.5, "evaluate.latency": False, "evaluate.recalibration_samples": 99,
+    "cluster.workers": 3, "cluster.address": "auto", "cluster.cpus": 2.0, "cluster.gpus": 1.0, "cluster.restarts": 1, "cluster.wait_seconds": 9.0,
+    "tracking.mode": "off", "tracking.project": "other", "tracking.entity": "somebody",
 }
-UNBUILT = {"prune.allocation", "prune.units", "prune.reference", "cluster.workers", "cluster.address", "tracking.mode", "sweep"}
+UNBUILT = {"prune.allocation", "prune.units", "prune.reference", "sweep"}
 UNHASHED = {
-    "runs_dir", "device", "data.allow_schemes", "network.top1", "scoring.memory_limit",
+    "runs_dir", "device", "cluster.workers", "cluster.address", "cluster.cpus", "cluster.gpus", "cluster.restarts", "cluster.wait_seconds",
+    "tracking.mode", "tracking.project", "tracking.entity", "data.allow_schemes", "network.top1", "scoring.memory_limit",
     "dense.checkpoint_seconds", "dense.loaders", "train.checkpoint_seconds", "train.loaders",
     "data.source", "data.train", "data.test",  # they enter as digests of what they hold
 }

@@ -1,20 +1,16 @@
-"""Stages `train` and `evaluate`: the arm, and everything that is measured on the test set."""
+"""Stage `train`: the arm."""
 
 import copy
-import time
 
 import torch
 from torch import nn
 
 from pipeline.chain.context import Context
-from pipeline.chain.normalise import evaluate_settings, train_settings
+from pipeline.chain.normalise import train_settings
 from pipeline.chain.sources import Dense, splits_of, untrained
 from pipeline.config.digests import digest
 from pipeline.config.files import read_json
-from pipeline.data.streams import ScoringStream, epoch_length, scoring_order
-from pipeline.evaluation.accuracy import top_correct
-from pipeline.evaluation.latency import measure_latency
-from pipeline.evaluation.recalibration import has_batch_norm, recalibrated
+from pipeline.data.streams import epoch_length
 from pipeline.networks.saved import ARCH, shrunk_to
 from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.networks.zoo import load_weights
@@ -71,40 +67,3 @@ def _feeding(dense: Dense) -> list:
 def train_macs(context: Context, arm: Done, macs: int, macs_dense: int) -> int:
     """MACs the arm spent: forward and backward of the shrunk network, one forward of the teacher."""
     return arm.facts["images"] * (FORWARD_BACKWARD * macs + (macs_dense if context.config.train.distill else 0))
-
-
-def run_evaluate(context: Context, data: Done, dense: Dense, shrink: Done, arm: Done | None) -> Done:
-    """Stage `evaluate`: test accuracy of the dense, the selected, the re-estimated and the trained network; latency."""
-    inputs = {"data": data.facts["train"], "test": data.facts["test"], "dense": dense.digest, "shrink": shrink.digest(ARCH, MODEL)}
-    if arm:
-        inputs["train"] = arm.digest(LAST, BEST)
-    stage = Stage("evaluate", 1, evaluate_settings(context.config), inputs)
-
-    def work(folder, guard):
-        started, settings, splits = time.monotonic(), context.config.evaluate, splits_of(data)
-        torch.set_num_threads(context.config.scoring.threads)
-        selected = open_shrunk(dense, shrink.folder, shrink.folder / MODEL)
-        networks = {"dense": dense.network, "selected": selected}
-        if has_batch_norm(selected):
-            stream = ScoringStream(splits.train, scoring_order(splits.train, context.config.seed), dense.preprocess, context.config.scoring.batch)
-            networks["recalibrated"] = recalibrated(selected, stream, min(settings.recalibration_samples, len(stream)), context.device)
-        if arm:
-            networks |= {name: open_shrunk(dense, shrink.folder, arm.folder / file) for name, file in (("last", LAST), ("best", BEST))}
-        facts = {name: _accuracy(context, splits.test, dense, network, name) for name, network in networks.items()}
-        final = networks["last" if arm else "selected"]
-        facts["latency"] = measure_latency(dense.network, final, dense.preprocess, context.device) if settings.latency else None
-        return [], facts | {"samples": splits.test.manifest.samples, "seconds": time.monotonic() - started}
-
-    return context.store.run(stage, work, context.observe)
-
-
-def _accuracy(context, split, dense, network, name) -> dict:
-    """{top1, top5} in percent on a whole split."""
-    stream = ScoringStream(split, torch.arange(split.manifest.samples).numpy(), dense.preprocess, 250)
-    network = copy.deepcopy(network).to(context.device, memory_format=torch.channels_last)
-
-    def observe(event):
-        context.observe(event | {"event": f"evaluating {name}"})
-
-    correct = top_correct(network, stream.block(0, len(stream)), context.device, observe, len(stream))
-    return {"top1": 100 * correct.top1 / correct.samples, "top5": 100 * correct.top5 / correct.samples}
