@@ -8,7 +8,7 @@ import torch
 
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.gate import refuse_below_gate
-from pipeline.chain.selection import find_target
+from pipeline.chain.target import find_target
 from pipeline.chain.sources import Dense, data_stage, dense_stage, open_dense, origin_of, plan_of, untrained
 from pipeline.chain.summary import budget_table
 from pipeline.config.settings import Config

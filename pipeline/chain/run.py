@@ -10,8 +10,9 @@ from pipeline.chain.arm import LAST, run_train
 from pipeline.chain.measuring import run_baseline, run_evaluate, run_untrained
 from pipeline.chain.normalise import run_settings, statistics_settings, train_settings
 from pipeline.chain.result import result_row
-from pipeline.chain.selection import find_target, run_search, run_shrink, run_statistics
+from pipeline.chain.selection import run_search, run_shrink, run_statistics
 from pipeline.chain.sources import dense_stage, plan_of, run_data, run_dense, unseen
+from pipeline.chain.target import find_target
 from pipeline.config.digests import digest
 from pipeline.config.errors import BadInput, Failed, Stopped
 from pipeline.config.files import DISK_FULL, read_json, write_json

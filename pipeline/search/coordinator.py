@@ -1,5 +1,6 @@
 """The coordinator: turns a search's needs into questions, adds the answers in block order, commits choices to the journal."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,12 @@ class Coordinator:
         self.images = 0  # samples read, repeats counted
 
     def ask(self, statistic: str, unit: str | None, samples, step=0, candidate_blocks=((),), picks=()) -> list[Answer]:
-        """One answer per candidate block, each the ordered sum over the sample blocks."""
-        totals = []
-        for block in candidate_blocks:
-            questions = [Question(statistic, self.committed, unit, step, run, tuple(block), tuple(picks)) for run in samples]
-            totals.append(add(self._watched(questions, statistic, unit)))
+        """One answer per candidate block, each the ordered sum over the sample blocks; all their questions are asked together."""
+        parts = [(tuple(block), run) for block in candidate_blocks for run in samples]
+        questions = [Question(statistic, self.committed, unit, step, run, block, tuple(picks)) for block, run in parts]
+        answers = self._watched(questions, statistic, unit)
+        totals = [add(itertools.islice(answers, len(samples))) for _ in candidate_blocks]
+        next(answers, None)  # lets the executor see that all were taken
         self.images += sum(stop - start for start, stop in samples)
         return totals
 

@@ -106,6 +106,11 @@ def boot_id() -> str:
     return path.read_text().strip() if path.exists() else ""
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process of this host lives."""
+    return _started(pid) is not None
+
+
 def _started(pid: int) -> str | None:
     """The start time of a live process, so that a reused pid is not taken for the holder; None if it is gone."""
     try:

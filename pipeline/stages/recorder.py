@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 PLAIN_SECONDS, TERMINAL_SECONDS, RECORD_SECONDS = 15.0, 0.5, 5.0
-ALWAYS = {"stage", "notice", "pick", "unit", "epoch", "result", "error", "run"}
+ALWAYS = {"stage", "notice", "pick", "unit", "epoch", "result", "error", "run", "workers", "shares"}
 
 
 def utc() -> str:

@@ -16,8 +16,9 @@ import torch
 from torch.nn import functional
 
 from pipeline.chain.context import Context, device_of
-from pipeline.chain.selection import bench_of, units_and_cost
+from pipeline.chain.asking import bench_of
 from pipeline.chain.sources import run_data, run_dense
+from pipeline.chain.target import units_and_cost
 from pipeline.config.load import load_config
 from pipeline.data.prepare import open_splits
 from pipeline.data.streams import ScoringStream, validation_order

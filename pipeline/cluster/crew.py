@@ -1,0 +1,110 @@
+"""The workers of one search: hired, watched, replaced when lost, a bounded number of times."""
+
+import os
+import time
+from dataclasses import dataclass, field
+
+from pipeline.chain.asking import Place
+from pipeline.cluster.worker import Worker
+from pipeline.config.errors import Stopped
+from pipeline.config.settings import Cluster
+
+TOLD_SECONDS = 10.0  # a worker that could not be placed by then is told of
+
+
+@dataclass
+class Task:
+    """A question that a worker has: its place in its asking, the two objects that will come."""
+
+    asking: int
+    index: int
+    statistic: str
+    receipt: object
+    answer: object
+    since: float  # when the worker could begin it
+
+
+@dataclass(eq=False)
+class Hand:
+    """One worker: `opened` is its first sign of life until it came."""
+
+    number: int
+    actor: object
+    opened: object
+    tasks: list[Task] = field(default_factory=list)
+
+    @property
+    def ready(self) -> bool:
+        return self.opened is None
+
+    def waited_for(self) -> list:
+        """What will say something next: its opening, or the receipt of its first task."""
+        return [self.opened] if not self.ready else [task.receipt for task in self.tasks[:1]]
+
+
+class Crew:
+    """Up to `cluster.workers` workers. Those for which there is no room yet wait for it, and work once it comes."""
+
+    def __init__(self, ray, place: Place, cluster: Cluster, observe, faults=None, group=None):
+        self.ray, self.place, self.cluster, self.observe, self.faults, self.group = ray, place, cluster, observe, faults, group
+        self.hired = 0
+        self.lost: list[str] = []
+        self.began, self.told = time.monotonic(), False
+        self.hands = [self._hire() for _ in range(cluster.workers)]
+
+    def _hire(self) -> Hand:
+        number, self.hired = self.hired, self.hired + 1
+        options = {"num_cpus": self.cluster.cpus, "num_gpus": self.cluster.gpus, "max_restarts": 0, "max_concurrency": 1}
+        if self.group is not None:
+            from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.group)
+        actor = self.ray.remote(Worker).options(**options).remote(self.place, number, os.getcwd(), self.faults)
+        return Hand(number, actor, actor.open.remote())
+
+    @property
+    def ready(self) -> list[Hand]:
+        return [hand for hand in self.hands if hand.ready]
+
+    def opened(self, hand: Hand) -> None:
+        """Its network and data are loaded. Raises what it met while loading."""
+        receipt = self.ray.get(hand.opened)
+        if receipt.error:
+            raise receipt.error(receipt.message)
+        hand.opened = None
+        self.tell()
+
+    def lose(self, hand: Hand, reason: str) -> None:
+        """Replace a lost worker. Raises Stopped, naming what was lost, once more were lost than may be."""
+        self.hands.remove(hand)
+        self.ray.kill(hand.actor)
+        self.lost.append(f"worker {hand.number} ({reason})")
+        if len(self.lost) > self.cluster.restarts:
+            raise Stopped(
+                f"cluster: lost {', '.join(self.lost)}; cluster.restarts allows {self.cluster.restarts} replacements; run the same command to go on"
+            )
+        self.observe({"event": "notice", "message": f"cluster: lost {self.lost[-1]}; its blocks are asked again, a new worker takes its place"})
+        self.hands.append(self._hire())
+        self.began, self.told = time.monotonic(), False
+        self.tell()
+
+    def tell(self) -> None:
+        self.observe({"event": "workers", "alive": len(self.ready), "wanted": self.cluster.workers, "lost": len(self.lost)})
+
+    def check_room(self) -> None:
+        """Tell once of workers for which there is no room; raise Stopped when none came in `cluster.wait_seconds`."""
+        waited, missing = time.monotonic() - self.began, self.cluster.workers - len(self.ready)
+        if missing and not self.told and waited > TOLD_SECONDS:
+            self.told = True
+            self.observe({"event": "notice", "message": f"cluster: {missing} of {self.cluster.workers} workers wait for room; {self._room()}"})
+        if not self.ready and waited > self.cluster.wait_seconds:
+            raise Stopped(f"cluster: no worker came within {self.cluster.wait_seconds:g} s; {self._room()}; make room and run the same command")
+
+    def _room(self) -> str:
+        free, each = self.ray.available_resources(), f"{self.cluster.cpus:g} CPU" + (f" and {self.cluster.gpus:g} GPU" if self.cluster.gpus else "")
+        return f"each needs {each}, free are {free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU"
+
+    def end(self) -> None:
+        """Let all workers go; their room is free at once."""
+        for hand in self.hands:
+            self.ray.kill(hand.actor)

@@ -1,0 +1,203 @@
+"""The Ray executor: questions to workers, their answers in order.
+
+A block goes to where its data already lies. It is asked again when its worker dies and raced on an idle worker when it is late; the
+first answer counts, a second one is ignored, for they are equal to the byte. Answers wait in the cluster's object store until
+their turn: at most 2 x workers of them, and one beside the sum in the coordinator.
+"""
+
+import bisect
+import statistics
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from pipeline.chain.asking import Place
+from pipeline.cluster.crew import Crew, Hand, Task
+from pipeline.cluster.session import connected
+from pipeline.config.settings import Cluster
+from pipeline.search.question import Answer, Question
+
+WINDOW = 2  # answers ahead of the one whose turn it is, per worker
+LATE_SECONDS, LATE_TIMES = 5.0, 4  # an answer is late after this long and this many times the median of its kind
+UNKNOWN_SECONDS = 60.0  # how long the first answer of a kind may take before it counts as late
+TICK_SECONDS = 0.5
+
+
+@contextmanager
+def on_ray(place: Place, cluster: Cluster, observe, faults=None):
+    """An executor on `cluster.workers` workers, and the Ray they run on. `faults`: see Worker; for tests."""
+    with connected(cluster, cpus=cluster.workers * cluster.cpus, gpus=cluster.workers * cluster.gpus) as ray:
+        crew = Crew(ray, place, cluster, observe, faults, ray.util.get_current_placement_group())
+        executor = OnRay(ray, crew, observe)
+        try:
+            yield executor
+            executor.tell_shares()
+        finally:
+            crew.end()
+
+
+class OnRay:
+    """ask(questions) yields their answers in the questions' order; complete, or a loud stop."""
+
+    def __init__(self, ray, crew: Crew, observe):
+        self.ray, self.crew, self.observe = ray, crew, observe
+        self.asking = 0
+        self.homes: dict[tuple[int, int], Hand] = {}  # sample block -> the worker that holds its activations
+        self.seconds: dict[str, deque] = {}  # of the latest answers of each statistic
+        self.shares: dict[str, Counter] = {}  # answers that counted, by statistic and worker
+        self.ignored = 0  # second answers
+        self.heard = time.monotonic()
+        self.told_idle = False
+
+    def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
+        """The answers in order. Raises what a worker met, or Stopped when too many were lost."""
+        self.questions = list(questions)
+        self.asking += 1
+        self.waiting = list(range(len(self.questions)))  # in order, not given out
+        self.answered: dict[int, object] = {}  # the answers that counted; None once taken
+        self._tell_idle()
+        for turn in range(len(self.questions)):
+            while (answer := self._fetch(turn)) is None:
+                self._give_out(turn)
+                self._collect()
+            self._give_out(turn + 1)
+            yield answer
+
+    def _fetch(self, turn: int) -> Answer | None:
+        """The answer whose turn it is; None while it has not come, or was lost with its node and is asked again."""
+        if turn not in self.answered:
+            return None
+        try:
+            answer = self.ray.get(self.answered[turn])
+        except (self.ray.exceptions.ObjectLostError, self.ray.exceptions.RayActorError):
+            del self.answered[turn]
+            self._ask_again(turn)
+            return None
+        self.answered[turn] = None
+        return answer
+
+    def _give_out(self, turn: int) -> None:
+        """A question to every worker without one; a second to each while there are plenty, so that none waits for its next."""
+        for most in (1, 2):
+            for hand in self.crew.ready:
+                if len(hand.tasks) < most and (most == 1 or (len(self.waiting) > len(self.crew.ready) and not self._late(hand))):
+                    self._give(hand, turn)
+
+    def _give(self, hand: Hand, turn: int) -> None:
+        index = self._chosen(hand, turn + WINDOW * max(len(self.crew.ready), 1))
+        if index is None:
+            return
+        question = self.questions[index]
+        if index in self.waiting:
+            self.waiting.remove(index)
+        if not question.candidates and (former := self.homes.get(question.samples)) is not hand:
+            self.homes[question.samples] = hand
+            if former is not None:
+                former.actor.forget.remote(question.samples)
+        receipt, answer = hand.actor.answer.options(num_returns=2).remote(question)
+        hand.tasks.append(Task(self.asking, index, question.statistic, receipt, answer, time.monotonic()))
+
+    def _chosen(self, hand: Hand, end: int) -> int | None:
+        """Its own blocks first, then those of nobody, then those of a worker that is late or has two blocks more, then a race."""
+        free = None
+        for index in self.waiting:
+            if index >= end:
+                break
+            question = self.questions[index]
+            home = None if question.candidates else self.homes.get(question.samples)
+            if home is hand:
+                return index
+            if free is None and (home is None or self._late(home) or self._blocks(home) > self._blocks(hand) + 1):
+                free = index
+        return free if free is not None or hand.tasks else self._to_race(hand)
+
+    def _blocks(self, hand: Hand) -> int:
+        return sum(home is hand for home in self.homes.values())
+
+    def _to_race(self, hand: Hand) -> int | None:
+        """A late block of another worker that nobody races yet."""
+        given = Counter(task.index for other in self.crew.hands for task in other.tasks if task.asking == self.asking)
+        for other in self.crew.ready:
+            if other is not hand and self._late(other):
+                for task in other.tasks:
+                    if task.asking == self.asking and task.index not in self.answered and given[task.index] == 1:
+                        return task.index
+        return None
+
+    def _late(self, hand: Hand) -> bool:
+        if not hand.tasks:
+            return False
+        task = hand.tasks[0]
+        known = self.seconds.get(task.statistic)
+        limit = max(LATE_SECONDS, LATE_TIMES * statistics.median(known)) if known else UNKNOWN_SECONDS
+        return time.monotonic() - task.since > limit
+
+    def _collect(self) -> None:
+        """Wait for one worker to say something, at most a moment, and take note of all that was said."""
+        crew, said = self.crew, {ref: hand for hand in self.crew.hands for ref in hand.waited_for()}
+        if not said:
+            return crew.check_room()
+        first, rest = self.ray.wait(list(said), timeout=TICK_SECONDS)
+        if first and rest:
+            first += self.ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        for ref in first:
+            self._note(said[ref])
+        if first:
+            self.heard = time.monotonic()
+        elif time.monotonic() - self.heard > crew.cluster.wait_seconds:
+            for hand in [hand for hand in crew.ready if hand.tasks]:
+                self._lose(hand, f"no sign of life for {crew.cluster.wait_seconds:g} s")
+            self.heard = time.monotonic()
+        crew.check_room()
+
+    def _note(self, hand: Hand) -> None:
+        try:
+            if not hand.ready:
+                return self.crew.opened(hand)
+            task = hand.tasks[0]
+            receipt = self.ray.get(task.receipt)
+        except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
+            return self._lose(hand, _reason(error))
+        del hand.tasks[0]
+        if hand.tasks:
+            hand.tasks[0].since = time.monotonic()
+        if task.asking != self.asking or task.index in self.answered:
+            self.ignored += 1
+            return
+        if receipt.error:
+            raise receipt.error(receipt.message)
+        self.answered[task.index] = task.answer
+        self.seconds.setdefault(task.statistic, deque(maxlen=50)).append(receipt.seconds)
+        self.shares.setdefault(task.statistic, Counter())[hand.number] += 1
+
+    def _lose(self, hand: Hand, reason: str) -> None:
+        self.homes = {block: home for block, home in self.homes.items() if home is not hand}
+        lost = [task.index for task in hand.tasks if task.asking == self.asking]
+        self.crew.lose(hand, reason)
+        for index in lost:
+            self._ask_again(index)
+
+    def _ask_again(self, index: int) -> None:
+        racing = any(task.asking == self.asking and task.index == index for hand in self.crew.hands for task in hand.tasks)
+        if index not in self.answered and index not in self.waiting and not racing:
+            bisect.insort(self.waiting, index)
+
+    def _tell_idle(self) -> None:
+        workers, blocks = self.crew.cluster.workers, len(self.questions)
+        if blocks < workers and not self.told_idle:
+            self.told_idle = True
+            message = f"cluster.workers: {workers}, but there are {blocks} blocks of {self.questions[0].statistic}: {workers - blocks} workers idle"
+            self.observe({"event": "notice", "message": message})
+
+    def tell_shares(self) -> None:
+        """How many answers of each statistic came from each worker; second answers that were ignored."""
+        shares = {statistic: {str(number): count for number, count in sorted(counts.items())} for statistic, counts in self.shares.items()}
+        self.observe({"event": "shares", "shares": shares, "ignored": self.ignored, "lost": len(self.crew.lost)})
+
+
+def _reason(error: Exception) -> str:
+    """What Ray says of a loss, in one line."""
+    words = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in words if "exit type" in line.lower() or "died" in line.lower()), words[0] if words else type(error).__name__)
+    return told[:160]

@@ -1,0 +1,72 @@
+"""A connection to Ray: a cluster that is already there, or one that the command starts on this machine and takes down again."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.config.errors import BadInput, Stopped
+from pipeline.config.settings import Cluster
+from pipeline.config.stopping import raise_on_signals
+from pipeline.stages.lock import is_running
+
+PREFIX = "gfs-ray-"  # of temporary directories; short, since the paths of Ray's sockets may have 107 bytes
+
+
+@contextmanager
+def connected(cluster: Cluster, cpus: float, gpus: float = 0.0):
+    """Inside, `ray` is connected. A local Ray has `cpus` and `gpus` to give; inside a Ray process its own connection is used."""
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    secured = _secured() if cluster.address is None else {}
+    os.environ.update(secured)
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    folder = _temporary_folder() if cluster.address is None else None
+    try:
+        _connect(ray, cluster, cpus, gpus, folder)
+        raise_on_signals()  # Ray put its own in their place
+        yield ray
+    finally:
+        ray.shutdown()
+        for name in secured:
+            os.environ.pop(name, None)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _secured() -> dict[str, str]:
+    """Token authentication of a local Ray, whatever a user's own settings are for; a Ray that runs us has set its own."""
+    if os.environ.get("RAY_AUTH_TOKEN") and os.environ.get("RAY_AUTH_MODE"):
+        return {}
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+def _connect(ray, cluster, cpus, gpus, folder) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if cluster.address is None:
+            ray.init(num_cpus=cpus, num_gpus=gpus, include_dashboard=False, _temp_dir=str(folder), **quiet)
+        else:
+            ray.init(address=cluster.address, **quiet)
+    except (ConnectionError, ValueError, PermissionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadInput(f"cluster.address: {cluster.address}: no Ray answers there ({reason}); start one with `ray start --head`") from error
+    except (RuntimeError, TimeoutError, OSError) as error:
+        raise Stopped(f"cluster: Ray did not start ({str(error).partition(chr(10))[0]}); run the same command again") from error
+
+
+def _temporary_folder() -> Path:
+    """A new directory for Ray's sockets and logs, named by this process; those that dead ones left behind are removed."""
+    place = Path(tempfile.gettempdir())
+    for path in place.glob(f"{PREFIX}*"):
+        pid = path.name.removeprefix(PREFIX).partition("-")[0]
+        if pid.isdigit() and not is_running(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=place))

@@ -1,0 +1,60 @@
+"""A worker: a Ray actor around one search actor. It builds its bench itself from the finished stages, and answers questions."""
+
+import os
+import time
+from dataclasses import dataclass
+
+from pipeline.chain.asking import Place, open_bench
+from pipeline.config.errors import BadInput, Failed, Stopped
+from pipeline.search.actor import Actor
+from pipeline.search.question import Question
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a worker says beside its answer: how long it took, or which error it met and its message."""
+
+    seconds: float
+    error: type | None = None
+    message: str = ""
+
+
+class Worker:
+    """`number` names it to the crew; `faults(number, question)` is what a test lets happen before an answer."""
+
+    def __init__(self, place: Place, number: int, cwd: str, faults=None):
+        self.place, self.number, self.cwd, self.faults = place, number, cwd, faults
+        self.actor: Actor | None = None
+
+    def open(self) -> Receipt:
+        """Load network and data."""
+
+        def build():
+            os.chdir(self.cwd)  # relative paths of the config mean what they mean to the coordinator
+            self.actor = Actor(open_bench(self.place))
+
+        return _guarded(build)[0]
+
+    def answer(self, question: Question):
+        """(receipt, answer), two objects: the coordinator reads the receipt at once, the answer when its turn comes."""
+
+        def work():
+            if self.faults:
+                self.faults(self.number, question)
+            return self.actor.answer(question)
+
+        return _guarded(work)
+
+    def forget(self, samples: tuple[int, int]) -> None:
+        """Let go of a sample block that another worker took over."""
+        self.actor.walk.held.pop(samples, None)
+
+
+def _guarded(work):
+    """(receipt, result): errors of the product travel as words, since Stopped is no Exception; faults of the program as they are."""
+    began = time.monotonic()
+    try:
+        result = work()
+    except (BadInput, Failed, Stopped) as error:
+        return Receipt(0.0, type(error), str(error)), None
+    return Receipt(time.monotonic() - began), result
