@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _with_config(verb("run", _run, "one run: every stage of the config, resuming what exists"))
     run.add_argument("--until", metavar="STAGE", help="stop after this stage and print its directory")
+    _with_config(verb("sweep", _sweep, "a group: every combination of the config's sweep lists, resuming what exists; then the report"))
     _with_config(verb("check", _check, "dry run: config, data, network, dense accuracy, budgets, estimates"))
     status = verb("status", _status, "state of a run")
     status.add_argument("path")
@@ -105,14 +106,38 @@ def _run(options) -> None:
     print(finished.folder)
 
 
+def _sweep(options) -> None:
+    from pipeline.chain.plan import plan_sweep
+    from pipeline.chain.summary import summarise_group
+
+    sweep = plan_sweep(options.config, options.overrides)
+
+    from pipeline.cluster.sweep import run_sweep
+    build_report = lambda paths, out: None
+
+    group = run_sweep(sweep, lambda folder: build_report([folder], folder / "report"))
+    print(summarise_group(sweep.folder, group))
+    print(sweep.folder)
+    failed = [run for run in group["runs"] if run["state"] == "failed"]
+    if failed:
+        raise Failed(f"group {sweep.folder.name}: {len(failed)} of {len(group['runs'])} runs failed; {failed[0]['run']}: {failed[0]['error']}")
+
+
 def _check(options) -> None:
-    from pipeline.config.load import load_config
+    from pipeline.config.load import combine, load_config, read_plain
 
-    config = load_config(options.config, options.overrides)
+    plain = read_plain(options.config, options.overrides)
+    if len(combine(plain)) > 1:
+        from pipeline.chain.check import check_sweep
+        from pipeline.chain.plan import plan_sweep
 
-    from pipeline.chain.check import check_run
+        check_sweep(plan_sweep(options.config, options.overrides), print)
+    else:
+        config = load_config(options.config, options.overrides)
 
-    check_run(config, print)
+        from pipeline.chain.check import check_run
+
+        check_run(config, print)
     print("ok")
 
 

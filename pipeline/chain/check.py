@@ -8,9 +8,10 @@ import torch
 
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.gate import refuse_below_gate
-from pipeline.chain.target import find_target
+from pipeline.chain.plan import Sweep
 from pipeline.chain.sources import Dense, data_stage, dense_stage, open_dense, origin_of, plan_of, untrained
 from pipeline.chain.summary import budget_table
+from pipeline.chain.target import find_target
 from pipeline.config.settings import Config
 from pipeline.data.images import normalise
 from pipeline.data.prepare import Origin, open_splits
@@ -86,30 +87,58 @@ def _gate(context, dense, test, source, say) -> None:
 
 
 def _estimate(context, dense, target, samples, say) -> None:
-    """Time from one timed forward pass, memory of the walk, disk of the shards; all of them estimates."""
-    config, prune = context.config, context.config.prune
+    """Time of each stage from one timed forward pass, memory of the walk, disk of the shards; all of them estimates."""
+    prune = context.config.prune
+    seconds = _seconds(context.config, dense, target, samples)
+    widest = max(unit.width * unit.columns for unit in target.units.units.values())
+    held = _held_per_image(dense, target.units) * (prune.calibration_samples or 0) * 2 if prune.mode == "sequential" else 0
+    limit = context.config.scoring.memory_limit * GIB
+    memory = (min(limit, held) + 6 * widest**2 * 8) / GIB + 1.0
+    disk = samples["train"].bytes_to_write + samples["test"].bytes_to_write + max(0, held - limit)
+    disk += 10 * sum(p.numel() * 4 for p in dense.network.parameters())
+    free = free_gib(Path(context.config.runs_dir))
+    total = sum(seconds.values()) / 60
+    say(f"estimate: about {total:.1f} minutes, {memory:.1f} GiB of memory, {disk / GIB:.2f} GiB of disk ({free:.0f} free)")
+
+
+def _seconds(config: Config, dense: Dense, target, samples) -> dict[str, float]:
+    """Estimated seconds of every stage that takes long, on one core of this machine."""
     images = example_images(dense.preprocess.in_chans, dense.preprocess.img_size, 16)
     with torch.inference_mode():
         dense.network(images)
         began = time.perf_counter()
         dense.network(images)
-    forward = (time.perf_counter() - began) / len(images)
+    forward, prune = (time.perf_counter() - began) / len(images), config.prune
     share = target.table.cost(target.allocation.widths).macs / target.table.cost({}).macs
     train = min(config.train.samples or samples["train"].total, samples["train"].total) * config.train.epochs if config.arm != "none" else 0
-    calibration = (prune.calibration_samples or 0) * (2 if prune.mode == "sequential" else 1)
     steps = sum(min(prune.max_picks or 4 * w, 4 * w) for w in target.allocation.widths.values()) if prune.selector == "loss" else 0
     scored = steps * config.scoring.batch * (min(prune.candidates or 10**9, max(target.dense_widths.values())) + 1)
-    seconds = forward * (calibration + scored + train * (3 * share + config.train.distill) + samples["test"].total * (3 + 2 * (train > 0)))
-    if config.network.weights is None:
-        seconds += forward * 3 * config.dense.epochs * samples["train"].total
-    widest = max(unit.width * unit.columns for unit in target.units.units.values())
-    held = _held_per_image(dense, target.units) * (prune.calibration_samples or 0) * 2 if prune.mode == "sequential" else 0
-    limit = config.scoring.memory_limit * GIB
-    memory = (min(limit, held) + 6 * widest**2 * 8) / GIB + 1.0
-    disk = samples["train"].bytes_to_write + samples["test"].bytes_to_write + max(0, held - limit)
-    disk += 10 * sum(p.numel() * 4 for p in dense.network.parameters())
-    free = free_gib(Path(config.runs_dir))
-    say(f"estimate: about {seconds / 60:.1f} minutes, {memory:.1f} GiB of memory, {disk / GIB:.2f} GiB of disk ({free:.0f} free)")
+    measured = (prune.calibration_samples or 0) * (2 if prune.mode == "sequential" else 1)
+    found = {
+        "dense": 3 * config.dense.epochs * samples["train"].total if config.network.weights is None else 0,
+        "baseline": samples["test"].total,
+        "search": scored + measured,
+        "train": train * (3 * share + config.train.distill),
+        "untrained": 2 * samples["test"].total * share + config.evaluate.recalibration_samples,
+        "evaluate": 2 * samples["test"].total * share if train else 0,
+    }
+    return {name: forward * passes for name, passes in found.items()}
+
+
+def check_sweep(sweep: Sweep, say) -> None:
+    """Every run's settings and budget (found by planning), the first run in full, what is shared, the hours of it all."""
+    check_run(sweep.runs[0].config, say)
+    say(f"sweep: {len(sweep.runs)} runs in {sweep.folder}; stage: times computed for runs that need it")
+    for name, (runs, times) in sweep.shared().items():
+        say(f"  {name:<11}{times:>4} for {runs}")
+    found, total = set(), 0.0
+    for run in sweep.runs:
+        context = Context(run.config, Store(Path(run.config.runs_dir), device_of(run.config)), lambda event: None)
+        dense, _ = _dense(context, plan_of(context))
+        seconds = _seconds(run.config, dense, find_target(context, dense), preview(run.config.data, origin_of(run.config)))
+        total += sum(value for name, value in seconds.items() if (name, run.stages.get(name)) not in found)
+        found |= set(run.stages.items())
+    say(f"estimate: about {total / 3600:.2f} core hours, on as many cores as trials hold")
 
 
 def _held_per_image(dense, units) -> int:

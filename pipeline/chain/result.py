@@ -1,7 +1,7 @@
 """The result row of a run, put together from its finished stages."""
 
-from pipeline.chain.context import Context
 from pipeline.chain.arm import open_shrunk, train_macs
+from pipeline.chain.context import Context
 from pipeline.chain.sources import Dense, splits_of
 from pipeline.config.files import read_json
 from pipeline.config.settings import budget_target
@@ -15,7 +15,7 @@ SCHEMA = "goodsubnets/result/1"
 
 
 def result_row(context: Context, identity: dict, done: dict[str, Done], dense: Dense) -> dict:
-    """result.json. `identity`: run, run_hash; `done`: the finished stages by name."""
+    """result.json. `identity`: run, run_hash, group; `done`: the finished stages by name."""
     config, prune = context.config, context.config.prune
     evaluate, shrink, search, arm = done["evaluate"].facts, done["shrink"], done["search"].facts, done.get("train")
     final = evaluate["last" if arm else "selected"]
@@ -34,7 +34,6 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
         **{f"top{k}_err": round(100 - final[f"top{k}"], 4) for k in (1, 5)},
         "param_count": round(params / 1e6, 3),
         **identity,
-        "group": None,
         "seed": config.seed,
         "stages": {name: stage.stage.key for name, stage in done.items()},
         "dataset": splits.train.manifest.name,

@@ -4,9 +4,9 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.chain.arm import LAST, run_train
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.gate import refuse_below_gate
-from pipeline.chain.arm import LAST, run_train
 from pipeline.chain.measuring import run_baseline, run_evaluate, run_untrained
 from pipeline.chain.normalise import run_settings, statistics_settings, train_settings
 from pipeline.chain.result import result_row
@@ -48,8 +48,8 @@ def run_hash(config: Config) -> str:
     return digest({"settings": run_settings(config), "inputs": inputs})
 
 
-def run_chain(config: Config, until: str | None = None) -> Finished:
-    """One run: every stage, resuming what exists. Raises BadInput, Stopped or Failed."""
+def run_chain(config: Config, until: str | None = None, group: str | None = None) -> Finished:
+    """One run: every stage, resuming what exists; `group` is the sweep that asks for it. Raises BadInput, Stopped or Failed."""
     if until is not None and until not in STAGES:
         raise BadInput(f"--until: {until!r} is no stage; give one of {', '.join(STAGES)}")
     if (until == "statistics" and statistics_settings(config) is None) or (until == "train" and train_settings(config) is None):
@@ -57,7 +57,7 @@ def run_chain(config: Config, until: str | None = None) -> Finished:
     device = device_of(config)
     context = Context(config, Store(Path(config.runs_dir), device), None)
     plan_of(context)
-    identity = {"run_hash": run_hash(config)}
+    identity = {"run_hash": run_hash(config), "group": group}
     folder = run_folder(config.runs_dir, config.name, identity["run_hash"])
     if until not in ("data", "dense") and not (folder / "result.json").exists():
         find_target(context, unseen(context))  # units and budget hang on no weight: told before hours of training

@@ -60,3 +60,19 @@ def budget_table(rows) -> str:
     """The min-max table of budgets."""
     head = f"{'budget':<16}{'smallest':>14}{'largest':>14}{'smallest share':>16}"
     return "\n".join([head, *(f"{kind:<16}{low:>14,}{high:>14,}{share:>16.2%}" for kind, low, high, share in rows)])
+
+
+def summarise_group(folder: Path, group: dict) -> str:
+    """A line per run of a group, then where the report lies."""
+    head = f"{'run':<28}{'pruner':<34}{'budget':>22}  {'arm':<14}{'untrained':>10}{'top-1':>8}{'MACs':>14}"
+    lines = [head, *(_row(folder.parent / run["run"], run) for run in group["runs"]), ""]
+    return "\n".join([*lines, f"{'report':<9}{folder}/report/{{report.html, report.md, results.csv}}"])
+
+
+def _row(run: Path, entry: dict) -> str:
+    if entry["state"] != "done":
+        return f"{entry['run']:<28}{entry['state']}{': ' + entry['error'] if entry['error'] else ''}"
+    row = read_json(run / "result.json")
+    pruner = ", ".join(str(row[name]) for name in ("selector", "engine", "refit", "mode") if row[name])
+    budget = f"{row['budget_kind']} {row['budget_target']:g}"
+    return f"{entry['run']:<28}{pruner:<34}{budget:>22}  {row['arm']:<14}{row['top1_selected']:>10.2f}{row['top1']:>8.2f}{row['macs']:>14,}"

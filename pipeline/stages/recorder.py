@@ -59,6 +59,9 @@ class Recorder:
             return f"epoch {event['epoch'] + 1}: loss {event['train_loss']:.4f}, validation top-1 {event['val_top1']:.2f} %"
         if kind == "training":
             return self._progress(("training", self.stage), event["step"], event["total"], "steps", now, f", loss {event['loss']:.4f}")
+        if kind == "run" and "total" in event:
+            rate = self._progress(("runs",), event["done"], event["total"], "runs", now)
+            return f"{event['run']} {event['state']}; {rate}"
         if "done" in event:
             task = (kind, event.get("split"), event.get("unit") if kind != "unit" else None, event.get("statistic"))
             name = " ".join(str(part) for part in (kind, event.get("split"), event.get("unit"), event.get("statistic")) if part)
@@ -74,7 +77,7 @@ class Recorder:
         return f"{name or task[0]:<10} {share} {noun}, {rate:.1f}/s{left}{extra}"
 
     def _show(self, line, event, now) -> None:
-        important = event["event"] in ("stage", "notice", "epoch")
+        important = event["event"] in ("stage", "notice", "epoch", "run")
         if not important and now - self.shown < (TERMINAL_SECONDS if self.terminal else PLAIN_SECONDS):
             return
         self.shown = now

@@ -1,0 +1,114 @@
+"""What a sweep is: its runs, each once, in an order in which few wait for another; how much of their work is shared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.chain.context import Context, device_of
+from pipeline.chain.normalise import dense_settings, run_settings, search_settings, statistics_settings, train_settings, untrained_settings
+from pipeline.chain.run import run_hash
+from pipeline.chain.sources import plan_of, unseen
+from pipeline.chain.target import find_target
+from pipeline.config.digests import digest
+from pipeline.config.errors import BadInput
+from pipeline.config.load import check_plain, combine, read_plain
+from pipeline.config.settings import Config
+from pipeline.stages.runs import run_folder
+from pipeline.stages.store import Store
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep: its settings, plain and checked, its hash, and what names each of its shareable stages."""
+
+    plain: dict
+    config: Config
+    hash: str
+    stages: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        return run_folder(self.config.runs_dir, self.config.name, self.hash)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A group: `runs` in the order in which they are begun."""
+
+    name: str
+    runs_dir: str
+    plain: dict
+    runs: list[Planned]
+
+    @property
+    def hash(self) -> str:
+        return digest(["group", self.name, sorted(run.hash for run in self.runs)])
+
+    @property
+    def folder(self) -> Path:
+        return run_folder(self.runs_dir, self.name, self.hash)
+
+    def shared(self) -> dict[str, tuple[int, int]]:
+        """{stage: (runs that need it, times it is computed)}."""
+        names = {name: None for run in self.runs for name in run.stages}
+        keys = {name: [run.stages[name] for run in self.runs if name in run.stages] for name in names}
+        return {name: (len(of), len(set(of))) for name, of in keys.items()}
+
+
+def plan_sweep(path: str, overrides=()) -> Sweep:
+    """Read and check a sweep's config. Raises BadInput naming file, key and, where only some runs are at fault, the combination."""
+    plain = read_plain(path, overrides)
+    runs: dict[str, Planned] = {}
+    known: dict[str, dict[str, int]] = {}
+    for combination in combine(plain):
+        config = check_plain(combination, path)
+        if len({config.name, *(run.config.name for run in runs.values())}) > 1:
+            raise BadInput(f"{path}: sweep: name: a group has one name; take name out of sweep")
+        try:
+            widths = _widths(config, known)
+        except BadInput as error:
+            swept = ", ".join(f"{key}={_value(combination, key)}" for key in plain.get("sweep") or {})
+            raise type(error)(f"{error} (in the combination {swept})" if swept else str(error)) from error
+        name = run_hash(config)
+        runs.setdefault(name, Planned(combination, config, name, _stages_of(config, widths)))
+    first = next(iter(runs.values())).config
+    return Sweep(first.name, first.runs_dir, plain, _spread(list(runs.values())))
+
+
+def _widths(config: Config, known: dict) -> dict[str, int]:
+    """The widths of a run's budget, so that one out of reach is told before any work; `known` keeps those of equal settings."""
+    place = digest([config.network.model_dump(), config.prune.model_dump(), config.budget, config.scoring.gram_limit, config.device])
+    if place not in known:
+        context = Context(config, Store(Path(config.runs_dir), device_of(config)), lambda event: None)
+        plan_of(context)
+        known[place] = find_target(context, unseen(context)).allocation.widths
+    return known[place]
+
+
+def _stages_of(config: Config, widths: dict[str, int]) -> dict[str, str]:
+    """What tells equal stages before their keys are known, which need the digests of artifacts."""
+    base = digest([config.data.model_dump(), config.network.model_dump(), dense_settings(config)])
+    search = digest([base, statistics_settings(config), search_settings(config)])
+    names = {"data": digest(config.data.model_dump()), "dense": base, "baseline": base, "search": search, "shrink": search}
+    names["untrained"] = digest([search, untrained_settings(config)])
+    if statistics := statistics_settings(config):
+        names["statistics"] = digest([base, statistics])
+    if train := train_settings(config):
+        names["train"] = digest([search if config.arm == "finetune" else sorted(widths.items()), base, train])
+    names["evaluate"] = digest(run_settings(config))
+    return names
+
+
+def _spread(runs: list[Planned]) -> list[Planned]:
+    """Runs that share a search far apart, the first of each first: two at once seldom wait for the same stage."""
+    seen: dict[str, int] = {}
+    ranks = []
+    for run in runs:
+        ranks.append(seen.get(run.stages["search"], 0))
+        seen[run.stages["search"]] = ranks[-1] + 1
+    return [run for _, run in sorted(zip(ranks, runs), key=lambda pair: pair[0])]
+
+
+def _value(plain: dict, key: str):
+    for part in key.split("."):
+        plain = plain.get(part) if isinstance(plain, dict) else None
+    return plain

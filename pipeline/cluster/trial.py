@@ -1,0 +1,28 @@
+"""One trial of a sweep: one run, in a process that Ray Tune places and reuses."""
+
+import os
+import sys
+import traceback
+
+FAILED, STOPPED, DONE = "failed", "stopped", "done"
+
+
+def run_trial(spec: dict) -> dict:
+    """Run the chain with `spec` = {plain, place, cwd, path, group}; how it ended.
+
+    Errors of the run are told by its directory (error.json), not to Tune: only a process that dies is Tune's to try again.
+    """
+    os.chdir(spec["cwd"])  # Tune changes to a directory of its own
+    sys.path[:] = spec["path"] + [entry for entry in sys.path if entry not in spec["path"]]
+    from pipeline.chain.run import run_chain
+    from pipeline.config.errors import Stopped
+    from pipeline.config.load import check_plain
+
+    try:
+        run_chain(check_plain(spec["plain"], spec["place"]), group=spec["group"])
+        return {"state": DONE}
+    except Stopped as error:
+        return {"state": STOPPED, "message": str(error)}
+    except Exception as error:
+        traceback.print_exc()
+        return {"state": FAILED, "message": str(error)}
