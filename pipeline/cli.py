@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--until", metavar="STAGE", help="stop after this stage and print its directory")
     _with_config(verb("sweep", _sweep, "a group: every combination of the config's sweep lists, resuming what exists; then the report"))
     _with_config(verb("check", _check, "dry run: config, data, network, dense accuracy, budgets, estimates"))
+    bench = verbs.add_parser("bench", help="measured ratios").add_subparsers(required=True, metavar="WHAT", parser_class=_Parser)
+    scaling = verb("scaling", _bench_scaling, "two Ray workers beside two bare processes that do the halves", bench)
+    scaling.add_argument("--json", metavar="FILE", help="write the rows there too")
     status = verb("status", _status, "state of a run")
     status.add_argument("path")
     status.add_argument("--json", action="store_true")
@@ -139,6 +142,16 @@ def _check(options) -> None:
 
         check_run(config, print)
     print("ok")
+
+
+def _bench_scaling(options) -> None:
+    from pipeline.bench.rows import save, table
+    from pipeline.bench.scaling import bench_scaling
+
+    rows = bench_scaling(lambda line: print(line, file=sys.stderr))
+    if options.json:
+        save(rows, options.json)
+    print(table(rows))
 
 
 def _status(options) -> None:

@@ -78,7 +78,7 @@ def _gate(context, dense, test, source, say) -> None:
     if context.config.network.weights is None:
         return say("dense gate: not run, the network is still to be trained")
     picks = np.linspace(0, test.total - 1, min(test.total, MOST_TEST_IMAGES)).astype(int)
-    torch.set_num_threads(context.config.scoring.threads)
+    torch.set_num_threads(context.config.evaluate.threads)
     batches = (Batch(normalise(images, dense.preprocess), labels) for images, labels in test.batches(picks, dense.preprocess, 250))
     correct = top_correct(dense.network, batches, torch.device("cpu"))
     top1 = 100 * correct.top1 / correct.samples

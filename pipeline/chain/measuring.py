@@ -84,7 +84,7 @@ def _accuracy(context: Context, split: Split, order: np.ndarray, dense: Dense, n
     """{top1, top5} in percent over the samples of an order; None when it is empty."""
     if not len(order):
         return None
-    torch.set_num_threads(context.config.scoring.threads)
+    torch.set_num_threads(context.config.evaluate.threads)
     stream = ScoringStream(split, order, dense.preprocess, 250)
     network = copy.deepcopy(network).to(context.device, memory_format=torch.channels_last)
 

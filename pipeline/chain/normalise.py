@@ -86,20 +86,20 @@ def train_settings(config: Config) -> dict | None:
 
 
 def baseline_settings(config: Config) -> dict:
-    return {"scoring": {"threads": config.scoring.threads}}
+    return {"evaluate": {"threads": config.evaluate.threads}}
 
 
 def untrained_settings(config: Config) -> dict:
     return {
         "evaluate": config.evaluate.model_dump(),
-        "scoring": {"batch": config.scoring.batch, "threads": config.scoring.threads},
+        "scoring": {"batch": config.scoring.batch},
         "seed": config.seed,  # of the images batch norms are re-estimated on
     }
 
 
 def evaluate_settings(config: Config) -> dict:
     """Beside what the stages before it measured."""
-    return {"scoring": {"threads": config.scoring.threads}}
+    return {"evaluate": {"threads": config.evaluate.threads}}
 
 
 def run_settings(config: Config) -> dict:

@@ -97,6 +97,7 @@ class Evaluate(Section):
 
     latency: bool = True
     recalibration_samples: int = Field(2000, ge=1)  # training images for the batch-norm re-estimation column
+    threads: int = Field(2, ge=1)
 
 
 class Cluster(Section):

@@ -36,7 +36,7 @@ def given(tmp_path_factory, image_folder, shards) -> dict:
         f"network: {{model: 'pipeline.networks.small:tiny', weights: {root / 'given.safetensors'}, num_classes: 3, in_chans: 1, img_size: 28,"
         " mean: [0.5], std: [0.25], top1: 0.01}\n"
         "prune: {calibration_samples: 64}\ntrain: {epochs: 1, batch: 16, threads: 1}\n"
-        "scoring: {batch: 16, block_samples: 32, block_candidates: 4}\nevaluate: {recalibration_samples: 32, latency: false}\n"
+        "scoring: {batch: 16, block_samples: 32, block_candidates: 4}\nevaluate: {recalibration_samples: 32, latency: false, threads: 1}\n"
     )
     return {"root": root, "config": config}
 
