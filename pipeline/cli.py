@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     status = verb("status", _status, "state of a run")
     status.add_argument("path")
     status.add_argument("--json", action="store_true")
+    report = verb("report", _make_report, "tables, figures and one page from run and group directories")
+    report.add_argument("paths", nargs="+", metavar="PATH", help="a directory that `gfs run` or `gfs sweep` printed")
+    report.add_argument("--out", required=True, metavar="DIR", help="report.html, report.md, results.csv, tables.tex and figures/ go there")
     shards = verbs.add_parser("shards", help="make or verify WebDataset shards").add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
     make = verb("make", _make_shards, "shards and manifests from fashion-mnist or an image folder", shards)
     make.add_argument("source")
@@ -116,7 +119,7 @@ def _sweep(options) -> None:
     sweep = plan_sweep(options.config, options.overrides)
 
     from pipeline.cluster.sweep import run_sweep
-    build_report = lambda paths, out: None
+    from pipeline.report.build import build_report
 
     group = run_sweep(sweep, lambda folder: build_report([folder], folder / "report"))
     print(summarise_group(sweep.folder, group))
@@ -161,6 +164,12 @@ def _status(options) -> None:
 
     status = read_status(options.path)
     print(json.dumps(status) if options.json else describe(status))
+
+
+def _make_report(options) -> None:
+    from pipeline.report.build import build_report
+
+    print(build_report(options.paths, options.out))
 
 
 def _make_shards(options) -> None:
