@@ -23,7 +23,6 @@ from pipeline.search.coordinator import Coordinator
 from pipeline.stages.store import Store
 
 ROUNDS = 3
-WARM_SECONDS = 120
 SETTINGS = {
     "name": "bench",
     "data": {"source": "fashion-mnist", "train_samples": 6000, "test_samples": 500},
@@ -115,9 +114,7 @@ def _on_ray(scene: Scene, workers: int, folder: Path, recorded: Path) -> tuple[f
     folder.mkdir(parents=True)
     cluster = Cluster(workers=workers)
     with connected(cluster, workers), on_ray(scene.place(folder), cluster, lambda event: None) as executor:
-        end = time.monotonic() + WARM_SECONDS
-        while len(executor.crew.ready) < workers and time.monotonic() < end:
-            executor.collect()
+        executor.warm()
         seconds = scene.search(timed := Timed(executor), folder)
     if (folder / "journal.jsonl").read_bytes() != (recorded / "journal.jsonl").read_bytes():
         raise AssertionError("the journal on Ray is not the one in process")

@@ -50,6 +50,11 @@ class OnRay:
         self.heard = time.monotonic()
         self.told_idle = False
 
+    def warm(self) -> None:
+        """Wait until every worker is there; a search does not: it begins with the first."""
+        while len(self.crew.ready) < self.crew.cluster.workers:
+            self._collect()
+
     def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
         """The answers in order. Raises what a worker met, or Stopped when too many were lost."""
         self.questions = list(questions)

@@ -1,18 +1,24 @@
 """A connection to Ray: a cluster that is already there, or one that the command starts on this machine and takes down again."""
 
 import os
+import random
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.config.errors import BadInput, Stopped
 from pipeline.config.settings import Cluster
-from pipeline.config.stopping import raise_on_signals
+from pipeline.config.stopping import SIGNALS
 from pipeline.stages.lock import is_running
 
 PREFIX = "gfs-ray-"  # of temporary directories; short, since the paths of Ray's sockets may have 107 bytes
+
+_TOKEN = secrets.token_hex(32)  # one per process: Ray's client reads it once
 
 
 @contextmanager
@@ -30,8 +36,8 @@ def connected(cluster: Cluster, cpus: float, gpus: float = 0.0):
         return
     folder = _temporary_folder() if cluster.address is None else None
     try:
-        _connect(ray, cluster, cpus, gpus, folder)
-        raise_on_signals()  # Ray put its own in their place
+        with _same_signals():
+            _connect(ray, cluster, cpus, gpus, folder)
         yield ray
     finally:
         ray.shutdown()
@@ -41,14 +47,24 @@ def connected(cluster: Cluster, cpus: float, gpus: float = 0.0):
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _same_signals():
+    """Ray puts signal handlers of its own in place; the program's come back."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _secured() -> dict[str, str]:
     """Token authentication of a local Ray, whatever a user's own settings are for; a Ray that runs us has set its own."""
     if os.environ.get("RAY_AUTH_TOKEN") and os.environ.get("RAY_AUTH_MODE"):
         return {}
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
 
 
-def _connect(ray, cluster, cpus, gpus, folder) -> None:
+def _connect(ray, cluster, cpus, gpus, folder, tries=3) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if cluster.address is None:
@@ -59,6 +75,10 @@ def _connect(ray, cluster, cpus, gpus, folder) -> None:
         reason = str(error).partition("\n")[0]
         raise BadInput(f"cluster.address: {cluster.address}: no Ray answers there ({reason}); start one with `ray start --head`") from error
     except (RuntimeError, TimeoutError, OSError) as error:
+        if tries > 1:  # two that start at the same moment may pick the same port
+            ray.shutdown()
+            time.sleep(random.uniform(0.5, 3))
+            return _connect(ray, cluster, cpus, gpus, folder, tries - 1)
         raise Stopped(f"cluster: Ray did not start ({str(error).partition(chr(10))[0]}); run the same command again") from error
 
 
