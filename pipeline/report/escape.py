@@ -33,8 +33,7 @@ def markdown(text) -> str:
             return {"<": "&lt;", ">": "&gt;", "&": "&amp;"}[letter]
         return letter if letter in _MARKDOWN_SAFE else f"\\{letter}"
 
-    flat = " ".join(printable(str(text)).split(" ")).strip()
-    flat = _MARKDOWN.sub(escaped, flat)
+    flat = _MARKDOWN.sub(escaped, printable(str(text)).strip())
     return re.sub(r"^(\d+)([.)])(?=\s|$)|^([-+=])", lambda match: f"{match[1]}\\{match[2]}" if match[1] else f"\\{match[3]}", flat)
 
 

@@ -10,7 +10,7 @@ from pipeline.config.errors import BadInput, Failed
 from pipeline.report.result import is_number, read_object
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One run. `row` is None for a gap; then `state` and `error` say why."""
 
@@ -18,7 +18,7 @@ class Run:
     row: dict | None
     state: str
     error: str | None = None
-    config: dict = field(default_factory=dict, hash=False)
+    config: dict = field(default_factory=dict)
 
     @property
     def name(self) -> str:

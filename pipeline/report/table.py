@@ -112,16 +112,13 @@ class Section:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Largest budget first."""
-        budgets = {budget_of(run) for run in [*self.runs, *self.gaps]}
-        return [Table(budget, self._rows(budget)) for budget in sorted(budgets, key=lambda budget: (budget[0], -budget[1]))]
-
-    def _rows(self, budget) -> list[Row]:
-        def those(runs, pruner):
-            return [run for run in runs if budget_of(run) == budget and pruner_of(run) == pruner]
-
-        rows = [Row(pruner, those(self.runs, pruner), those(self.gaps, pruner)) for pruner in self.pruners]
-        return [row for row in rows if row.runs or row.gaps]
+        """Largest budget first; the pruners in the order of `pruners`."""
+        rows: dict[tuple, Row] = {}
+        for run in [*self.runs, *self.gaps]:
+            row = rows.setdefault((budget_of(run), pruner_of(run)), Row(pruner_of(run), [], []))
+            (row.runs if run.row else row.gaps).append(run)
+        budgets = sorted({budget for budget, _ in rows}, key=lambda budget: (budget[0], -budget[1]))
+        return [Table(budget, [rows[budget, pruner] for pruner in self.pruners if (budget, pruner) in rows]) for budget in budgets]
 
     @property
     def dense(self) -> dict:

@@ -114,8 +114,8 @@ def budget_name(kind: str, target: float) -> str:
 def amount(value: float) -> str:
     """A count for people: 3,386,544 -> 3.39 M."""
     for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}" if value < 999.5 * size else f"{value / size:.0f} {unit}"
+        if value >= 0.9995 * size:  # what rounds to 1,000 k is 1 M
+            return f"{value / size:.3g} {unit}"
     return f"{value:.4g}"
 
 
