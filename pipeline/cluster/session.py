@@ -17,6 +17,12 @@ from pipeline.config.stopping import SIGNALS
 from pipeline.stages.lock import is_running
 
 PREFIX = "gfs-ray-"  # of temporary directories; short, since the paths of Ray's sockets may have 107 bytes
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # workers do the run's work: they get what an in-process run would get
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
 
 _TOKEN = secrets.token_hex(32)  # one per process: Ray's client reads it once
 
@@ -24,8 +30,7 @@ _TOKEN = secrets.token_hex(32)  # one per process: Ray's client reads it once
 @contextmanager
 def connected(cluster: Cluster, cpus: float, gpus: float = 0.0):
     """Inside, `ray` is connected. A local Ray has `cpus` and `gpus` to give; inside a Ray process its own connection is used."""
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
-    for name, value in quiet.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     secured = _secured() if cluster.address is None else {}
     os.environ.update(secured)
