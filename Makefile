@@ -14,7 +14,7 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	@$(BIN)/gfs run -c configs/quickstart.yaml
+	@$(BIN)/gfs sweep -c configs/quickstart.yaml
 
 test: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
