@@ -21,7 +21,7 @@ def place_unbegun(runs: list[Run], config: Path) -> list[Run]:
     if len(left) != len(bare):
         return runs
     given = dict(zip((run.folder for run in bare), left.values()))  # all in one state: which is which changes no table
-    return [replace(run, config=given[run.folder]) if run.folder in given else run for run in runs]
+    return [replace(run, config=given[run.folder], begun=False) if run.folder in given else run for run in runs]
 
 
 def _combinations(config: Path) -> dict[bytes, dict]:

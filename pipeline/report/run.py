@@ -19,10 +19,11 @@ class Run:
     state: str
     error: str | None = None
     config: dict = field(default_factory=dict)
+    begun: bool = True  # False: its settings are one of those that its group has left, not certainly those of this directory
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return self.folder.name if self.begun else "not begun"
 
     @property
     def place(self) -> str:

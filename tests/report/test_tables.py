@@ -128,6 +128,7 @@ def test_runs_that_never_began_are_placed_by_the_group_config(tmp_path):
     section = only(make_group(tmp_path, {done: ("done", None), tmp_path / "demo-never": ("pending", None)}, plain))
     (arm,) = section.arms
     assert value(rows(section)["l1"].arm(arm)) == "not run (pending)"
+    assert [gap.name for gap in section.gaps] == ["not begun"], "which directory gets which settings is not known"
 
 
 @pytest.mark.parametrize("field, other", [("weights_sha256", "1" * 64), ("test_digest", "1" * 32), ("macs_dense", 1200)])
