@@ -14,6 +14,7 @@ from pipeline.chain.sources import run_data, run_dense
 from pipeline.chain.target import find_target
 from pipeline.cluster.executor import on_ray
 from pipeline.cluster.session import connected
+from pipeline.config.errors import Failed
 from pipeline.config.load import assign, check_plain
 from pipeline.config.settings import Cluster
 from pipeline.journal import Journal
@@ -93,32 +94,32 @@ def _bench(name: str, more: dict, root: Path, say) -> Row:
     scene, folder = _scene(more, root), root / name / "recorded"
     folder.mkdir(parents=True)
     with executor_of(scene.context, scene.dense, scene.data, scene.target.units, folder) as inner:
-        recording = Recording(inner)
+        recording = Recording(timed := Timed(inner))
         alone = scene.search(recording, folder)
-    say(f"{name}: in process {alone:.2f} s, {sum(map(len, recording.askings))} questions in {len(recording.askings)} askings")
-    times: dict[str, list[float]] = {"bare": [], "workers 1": [], "workers 2": []}
-    coordinator = 0.0
+    choosing = alone - timed.seconds
+    say(f"{name}: in process {alone:.2f} s, of it {choosing:.2f} s between questions; {sum(map(len, recording.askings))} questions")
+    times: dict[str, list[float]] = {"bare halves": [], "workers 1": [], "workers 2": []}
     for number in range(ROUNDS):
-        times["bare"].append(_bare_pair(scene.place(folder), recording.askings))
+        times["bare halves"].append(_bare_pair(scene.place(folder), recording.askings))
         for workers in (1, 2):
-            seconds, coordinator = _on_ray(scene, workers, root / name / f"{workers}-{number}", folder)
-            times[f"workers {workers}"].append(seconds)
+            times[f"workers {workers}"].append(_on_ray(scene, workers, root / name / f"{workers}-{number}", folder))
         say(f"{name}: " + ", ".join(f"{key} {values[-1]:.2f} s" for key, values in times.items()))
     middle = {key: statistics.median(values) for key, values in times.items()}
-    detail = {"in_process": alone, "workers_1": middle["workers 1"], "coordinator_alone": coordinator, "rounds": times}
-    return Row(f"workers.2/{name}", middle["workers 2"], middle["bare"], "two bare processes doing the two halves", "s", detail)
+    detail = {"in_process": alone, "choosing": choosing, "rounds": times, **{key.replace(" ", "_"): value for key, value in middle.items()}}
+    reference = "two bare processes answering every other question, and the choosing between them, done once"
+    return Row(f"workers.2/{name}", middle["workers 2"], middle["bare halves"] + choosing, reference, "s", detail)
 
 
-def _on_ray(scene: Scene, workers: int, folder: Path, recorded: Path) -> tuple[float, float]:
-    """(seconds of the search on warm workers, of which no worker had a question); its journal must be the recorded one."""
+def _on_ray(scene: Scene, workers: int, folder: Path, recorded: Path) -> float:
+    """Seconds of the search on warm workers; its journal must be the recorded one."""
     folder.mkdir(parents=True)
     cluster = Cluster(workers=workers)
     with connected(cluster, workers), on_ray(scene.place(folder), cluster, lambda event: None) as executor:
         executor.warm()
-        seconds = scene.search(timed := Timed(executor), folder)
+        seconds = scene.search(executor, folder)
     if (folder / "journal.jsonl").read_bytes() != (recorded / "journal.jsonl").read_bytes():
-        raise AssertionError("the journal on Ray is not the one in process")
-    return seconds, seconds - timed.seconds
+        raise Failed("bench: the journal on Ray is not the one in process")
+    return seconds
 
 
 class Timed:

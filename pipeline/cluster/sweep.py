@@ -36,7 +36,9 @@ def run_sweep(sweep: Sweep, report) -> dict:
         recorder = Recorder(folder)
         try:
             _run_trials(sweep, recorder)
-            report(folder)
+            _written(sweep)
+            if any(_is_done(run) for run in sweep.runs):
+                report(folder)
         finally:
             group = _written(sweep)
             recorder.close()
