@@ -70,9 +70,12 @@ class Journal:
 
     def _write(self, data: bytes) -> None:
         self.guard()
-        while data:
-            data = data[self.file.write(data) :]
-        os.fsync(self.file.fileno())
+        try:
+            while data:
+                data = data[self.file.write(data) :]
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def replayed(self, unit: str) -> tuple[list[dict], dict | None]:
         """The picks of `unit` that a replay holds from here on, and its unit line if it is there; nothing is consumed."""
