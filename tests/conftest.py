@@ -67,5 +67,6 @@ def small_config(tmp_path, image_folder) -> Path:
         "network: {model: 'pipeline.networks.small:tiny', num_classes: 3, in_chans: 1, img_size: 28, mean: [0.5], std: [0.25]}\n"
         "dense: {epochs: 2, batch: 16, threads: 1}\nprune: {calibration_samples: 64}\ntrain: {epochs: 1, batch: 16, threads: 1}\n"
         "scoring: {batch: 16, block_samples: 32, block_candidates: 4}\nevaluate: {recalibration_samples: 32, latency: false, threads: 1}\n"
+        "tracking: {mode: off}\n"
     )
     return path

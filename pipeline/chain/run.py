@@ -25,6 +25,7 @@ from pipeline.stages.lock import Lock
 from pipeline.stages.recorder import Recorder
 from pipeline.stages.runs import begin_run, copy_into, make_folder, run_folder
 from pipeline.stages.store import Done, Store
+from pipeline.tracking.tracker import About, Tracker
 
 STAGES = ("data", "dense", "baseline", "statistics", "search", "shrink", "train", "untrained", "evaluate")
 
@@ -67,25 +68,34 @@ def run_chain(config: Config, until: str | None = None, group: str | None = None
             return _finished(folder, config, until)
         begin_run(folder, dump(config.model_dump(mode="json")), device)
         recorder = Recorder(folder)
+        about = About(identity["run_hash"], folder.name, group, config.arm, run_settings(config))
+        tracker = Tracker(config.tracking, folder, about, recorder)
         try:
             recorder({"event": "run", "run": folder.name, "state": "running"})
-            context = Context(config, Store(Path(config.runs_dir), device), recorder)
-            return _run_stages(context, folder, {"run": folder.name, **identity}, until)
+            tracker.begin()
+            context = Context(config, Store(Path(config.runs_dir), device), tracker)
+            finished = _run_stages(context, folder, {"run": folder.name, **identity}, until)
+            if finished.result:
+                tracker.finish(finished.result)
+                write_json(folder / "result.json", finished.result)  # the last: with it the run is done
+            return finished
         except (Exception, Stopped) as error:
-            _record(error, folder, recorder)
+            tracker.close(_record(error, folder, recorder))
             raise
         finally:
+            tracker.close()
             recorder.close()
 
 
-def _record(error: BaseException, folder: Path, recorder) -> None:
-    """Leave word of an error; a stop that can be resumed, a full disk among them, is none. A disk too full for it hides nothing."""
+def _record(error: BaseException, folder: Path, recorder) -> int:
+    """Leave word of an error; its exit code. A stop that can be resumed, a full disk among them, is none; a disk too full for it hides nothing."""
     is_full = isinstance(error, OSError) and error.errno in DISK_FULL
     code = 75 if is_full else getattr(error, "exit_code", 1)
     with contextlib.suppress(OSError):
         recorder({"event": "error", "code": code, "message": str(error)})
         if code != 75:
             write_json(folder / "error.json", {"code": code, "message": str(error) or type(error).__name__})
+    return code
 
 
 def _finished(folder: Path, config: Config, until: str | None) -> Finished:
@@ -114,7 +124,6 @@ def _run_stages(context: Context, folder: Path, identity: dict, until: str | Non
     copy_into(folder, shrink.folder / ARCH, ARCH)
     copy_into(folder, arm.folder / LAST if arm else shrink.folder / MODEL, MODEL)
     row = result_row(context, identity, done, dense)
-    write_json(folder / "result.json", row)
     context.observe({"event": "result", **{name: row[name] for name in ("top1_dense", "top1_selected", "top1", "macs", "macs_dense")}})
     return Finished(folder, folder, row)
 

@@ -91,10 +91,6 @@ def test_a_pruner_that_is_not_built_is_refused_by_name_with_what_is(prune, key):
     *(({"budget": {kind: value}}, f"budget.{kind}")
       for kind, value in (("macs_bn", "50%"), ("params", "50%"), ("latency_ms", 3), ("top1_drop", 1), ("tolerance", 0.1))),
     ({"arm": "reinit-compute"}, "arm"),
-    ({"cluster": {"workers": 1}}, "cluster.workers"),
-    ({"cluster": {"address": "auto"}}, "cluster.address"),
-    ({"tracking": {"mode": "online"}}, "tracking.mode"),
-    ({"tracking": {"mode": "offline"}}, "tracking.mode"),
 ])
 def test_a_part_that_is_not_built_is_refused_by_name(more, key):
     message = refusal(**more)

@@ -57,8 +57,6 @@ def half_written(runs: Path) -> list[Path]:
     (["prune.units=[hidden, stream]"], ["prune.units", "not built"]),
     (["budget.latency_ms=3"], ["latency_ms", "not built"]),
     (["arm=reinit-compute"], ["arm", "not built"]),
-    (["cluster.workers=2"], ["cluster.workers", "not built"]),
-    (["tracking.mode=offline"], ["tracking.mode", "not built"]),
     (["sweep={arm: [none, finetune]}"], ["sweep", "gfs sweep"]),
     (["nonsense"], ["nonsense", "key.sub=value"]),
     (["netwrok.model=x"], ["netwrok", "did you mean network?"]),
