@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.normalise import dense_settings, run_settings, search_settings, statistics_settings, train_settings, untrained_settings
-from pipeline.chain.run import run_hash
+from pipeline.chain.run import run_hash, run_inputs
 from pipeline.chain.sources import plan_of, unseen
 from pipeline.chain.target import find_target
 from pipeline.config.digests import digest
@@ -58,20 +58,28 @@ def plan_sweep(path: str, overrides=()) -> Sweep:
     """Read and check a sweep's config. Raises BadInput naming file, key and, where only some runs are at fault, the combination."""
     plain = read_plain(path, overrides)
     runs: dict[str, Planned] = {}
-    known: dict[str, dict[str, int]] = {}
+    known: dict[str, dict] = {}
     for combination in combine(plain):
-        config = check_plain(combination, path)
-        if len({config.name, *(run.config.name for run in runs.values())}) > 1:
-            raise BadInput(f"{path}: sweep: name: a group has one name; take name out of sweep")
         try:
-            widths = _widths(config, known)
+            config = check_plain(combination, path)
+            widths, inputs = _widths(config, known), _inputs(config, known)
         except BadInput as error:
             swept = ", ".join(f"{key}={_value(combination, key)}" for key in plain.get("sweep") or {})
             raise type(error)(f"{error} (in the combination {swept})" if swept else str(error)) from error
-        name = run_hash(config)
+        if len({config.name, *(run.config.name for run in runs.values())}) > 1:
+            raise BadInput(f"{path}: sweep: name: a group has one name; take name out of sweep")
+        name = run_hash(config, inputs)
         runs.setdefault(name, Planned(combination, config, name, _stages_of(config, widths)))
     first = next(iter(runs.values())).config
     return Sweep(first.name, first.runs_dir, plain, _spread(list(runs.values())))
+
+
+def _inputs(config: Config, known: dict) -> dict[str, str]:
+    """The digests of a run's data and weights; `known` keeps those of equal settings: a folder of many images is looked at once."""
+    place = digest(["inputs", config.data.model_dump(), config.network.model_dump(), config.device])
+    if place not in known:
+        known[place] = run_inputs(config)
+    return known[place]
 
 
 def _widths(config: Config, known: dict) -> dict[str, int]:

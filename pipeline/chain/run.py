@@ -39,14 +39,18 @@ class Finished:
     result: dict | None
 
 
-def run_hash(config: Config) -> str:
-    """Digest of `name` and every hashed setting; data and weights enter by what they hold."""
+def run_hash(config: Config, inputs: dict | None = None) -> str:
+    """Digest of `name` and every hashed setting; data and weights enter by what they hold (`inputs`, where it is known)."""
+    return digest({"settings": run_settings(config), "inputs": run_inputs(config) if inputs is None else inputs})
+
+
+def run_inputs(config: Config) -> dict[str, str]:
+    """The digests of data and weights: they are read, or looked at file by file."""
     context = Context(config, Store(Path(config.runs_dir), device_of(config)), lambda event: None)
-    origin = find_origin(config.data, config.network.num_classes)
-    inputs = dict(origin.inputs)
+    inputs = dict(find_origin(config.data, config.network.num_classes).inputs)
     if config.network.weights is not None:
         inputs |= dense_stage(context, None).inputs
-    return digest({"settings": run_settings(config), "inputs": inputs})
+    return inputs
 
 
 def run_chain(config: Config, until: str | None = None, group: str | None = None) -> Finished:

@@ -41,9 +41,13 @@ def connected(cluster: Cluster, cpus: float, gpus: float = 0.0):
         return
     folder = _temporary_folder() if cluster.address is None else None
     try:
-        with _same_signals():
+        with _same_signals(), _temporary_files_in(folder):
             _connect(ray, cluster, cpus, gpus, folder)
         yield ray
+    except SystemError as error:  # Ray's C code cannot hand on what a stop signal raises inside it
+        if isinstance(error.__cause__, Stopped):
+            raise error.__cause__ from None
+        raise
     finally:
         ray.shutdown()
         for name in secured:
@@ -60,6 +64,20 @@ def _same_signals():
     if threading.current_thread() is threading.main_thread():
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _temporary_files_in(folder: Path | None):
+    """Processes started inside leave their temporary files in `folder`: they are killed and tidy nothing up."""
+    before = os.environ.get("TMPDIR")
+    if folder:
+        os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("TMPDIR", None)
+        if before is not None:
+            os.environ["TMPDIR"] = before
 
 
 def _secured() -> dict[str, str]:

@@ -4,7 +4,15 @@ import os
 import sys
 import traceback
 
+from pipeline.config.settings import Cluster
+
 FAILED, STOPPED, DONE = "failed", "stopped", "done"
+
+
+def bundles(cluster: Cluster) -> list[dict[str, float]]:
+    """What a trial holds: its workers' share each, one core without workers; the coordinator adds none."""
+    one = {"CPU": cluster.cpus} | ({"GPU": cluster.gpus} if cluster.gpus else {})
+    return [one] * max(cluster.workers, 1)
 
 
 def run_trial(spec: dict) -> dict:

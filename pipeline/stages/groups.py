@@ -38,9 +38,16 @@ def write_group(folder: Path, name: str, digest: str, runs: list[tuple[str, str]
         entries.append({"run": run, "hash": run_hash, "state": state, "error": error})
     group = {"name": name, "hash": digest, "runs": entries}
     path = Path(folder) / GROUP
-    if not path.exists() or read_json(path) != group:
+    if _content(path) != group:
         write_json(path, group)
     return group
+
+
+def _content(path: Path):
+    try:
+        return read_json(path)
+    except (OSError, ValueError):  # missing, or damaged: it can be written at any time
+        return None
 
 
 def read_group(folder: Path) -> dict:
