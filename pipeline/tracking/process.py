@@ -10,9 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pipeline
-
-PASSED_ON = ("WANDB_BASE_URL", "WANDB_INIT_TIMEOUT", "WANDB_INSECURE_DISABLE_SSL")
+PASSED_ON = ("WANDB_BASE_URL", "WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT", "WANDB_INSECURE_DISABLE_SSL")
 ONLINE_ONLY = ("WANDB_API_KEY", "WANDB_ENTITY", "WANDB_CONFIG_DIR")  # the last holds the server that `wandb login --host` noted
 SCRATCH = ".scratch"
 
@@ -69,7 +67,7 @@ def _environment(mode: str, home: Path) -> dict:
     kept = PASSED_ON + (ONLINE_ONLY if mode == "online" else ())
     scratch = home / SCRATCH
     given = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_") or name in kept}
-    root = str(Path(pipeline.__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     own = {
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
         "TMPDIR": SCRATCH,

@@ -65,7 +65,7 @@ def _mirror(wandb, about: dict, told) -> None:
     """Follow the run's metrics until its end is told."""
     folder = Path(about["folder"])
     run = wandb.init(config=about["config"], settings=_settings(wandb, about))
-    lines = _Lines(folder / "metrics.jsonl", first=run.step)
+    lines = _Lines(folder / "metrics.jsonl", first=run.starting_step)
     end = None
     while end is None:
         try:
@@ -86,9 +86,9 @@ def _mirror(wandb, about: dict, told) -> None:
 
 def _settings(wandb, about: dict):
     """Everything W&B would add by itself is off: code, git, console, machine, requirements."""
-    online = {"resume": "allow", "finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True} if about["mode"] == "online" else {}
-    if "WANDB_INIT_TIMEOUT" not in os.environ:
-        online["init_timeout"] = INIT_SECONDS
+    limits = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
+    limits = {name: seconds for name, seconds in limits.items() if f"WANDB_{name.upper()}" not in os.environ}
+    online = {"resume": "allow", "finish_timeout_raises": True, **limits} if about["mode"] == "online" else {}
     return wandb.Settings(
         mode=about["mode"], root_dir=about["folder"], project=about["project"], entity=about["entity"], run_id=about["id"],
         run_name=about["name"], run_group=about["group"], run_job_type=about["job_type"],
