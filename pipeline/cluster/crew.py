@@ -1,12 +1,13 @@
 """The workers of one search: hired, watched, replaced when lost, a bounded number of times."""
 
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 
 from pipeline.chain.asking import Place
 from pipeline.cluster.worker import Worker
-from pipeline.config.errors import Stopped
+from pipeline.config.errors import Failed, Stopped
 from pipeline.config.settings import Cluster
 
 TOLD_SECONDS = 10.0  # a worker that could not be placed by then is told of
@@ -46,7 +47,8 @@ class Crew:
     """Up to `cluster.workers` workers. Those for which there is no room yet wait for it, and work once it comes."""
 
     def __init__(self, ray, place: Place, cluster: Cluster, observe, faults=None, group=None):
-        self.ray, self.place, self.cluster, self.observe, self.faults, self.group = ray, place, cluster, observe, faults, group
+        self.ray, self.place, self.cluster, self.observe, self.group = ray, place, cluster, observe, group
+        self.faults = ray.cloudpickle.dumps(faults) if faults else None
         self.hired = 0
         self.lost: list[str] = []
         self.began, self.told = time.monotonic(), False
@@ -59,7 +61,7 @@ class Crew:
             from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.group)
-        actor = self.ray.remote(Worker).options(**options).remote(self.place, number, os.getcwd(), self.faults)
+        actor = self.ray.remote(Worker).options(**options).remote(self.place, number, os.getcwd(), sys.path, self.faults)
         return Hand(number, actor, actor.open.remote())
 
     @property
@@ -76,6 +78,8 @@ class Crew:
 
     def lose(self, hand: Hand, reason: str) -> None:
         """Replace a lost worker. Raises Stopped, naming what was lost, once more were lost than may be."""
+        if not hand.ready and "creation task" in reason:
+            raise Failed(f"cluster: worker {hand.number} cannot start ({reason}); see that its node can import the product and its packages")
         self.hands.remove(hand)
         self.ray.kill(hand.actor)
         self.lost.append(f"worker {hand.number} ({reason})")

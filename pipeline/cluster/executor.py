@@ -6,6 +6,7 @@ their turn: at most 2 x workers of them, and one beside the sum in the coordinat
 """
 
 import bisect
+import re
 import statistics
 import time
 from collections import Counter, deque
@@ -203,6 +204,8 @@ class OnRay:
 
 def _reason(error: Exception) -> str:
     """What Ray says of a loss, in one line."""
-    words = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in words if "exit type" in line.lower() or "died" in line.lower()), words[0] if words else type(error).__name__)
-    return told[:160]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    words = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    if "creation task" in words[0]:  # the last line of its traceback says what
+        return f"creation task: {words[-1][:160]}"
+    return next((line for line in words if "exit type" in line.lower() or "died" in line.lower()), words[0])[:160]

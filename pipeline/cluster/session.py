@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "0",  # workers do the run's work: they get what an in-process run would get
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "MALLOC_ARENA_MAX": "2",  # each run of a reused trial is a new thread: with an arena each, freed memory would never come back
 }
 
 _TOKEN = secrets.token_hex(32)  # one per process: Ray's client reads it once

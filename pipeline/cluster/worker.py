@@ -1,6 +1,8 @@
 """A worker: a Ray actor around one search actor. It builds its bench itself from the finished stages, and answers questions."""
 
 import os
+import pickle
+import sys
 import time
 from dataclasses import dataclass
 
@@ -20,17 +22,20 @@ class Receipt:
 
 
 class Worker:
-    """`number` names it to the crew; `faults(number, question)` is what a test lets happen before an answer."""
+    """`number` names it to the crew; `faults(number, question)`, pickled, is what a test lets happen before an answer."""
 
-    def __init__(self, place: Place, number: int, cwd: str, faults=None):
-        self.place, self.number, self.cwd, self.faults = place, number, cwd, faults
+    def __init__(self, place: Place, number: int, cwd: str, path: list[str], faults: bytes | None = None):
+        self.place, self.number, self.cwd, self.path, self.pickled = place, number, cwd, path, faults
         self.actor: Actor | None = None
+        self.faults = None
 
     def open(self) -> Receipt:
         """Load network and data."""
 
         def build():
-            os.chdir(self.cwd)  # relative paths of the config mean what they mean to the coordinator
+            os.chdir(self.cwd)  # relative paths and modules of the config mean what they mean to the coordinator
+            sys.path[:] = self.path + [entry for entry in sys.path if entry not in self.path]
+            self.faults = pickle.loads(self.pickled) if self.pickled else None
             self.actor = Actor(open_bench(self.place))
 
         return _guarded(build)[0]

@@ -1,0 +1,36 @@
+"""One journal whatever the number of workers; each axis of the work is really shared."""
+
+import pytest
+
+from pipeline.config.settings import Cluster
+from tests.cluster.conftest import PRUNERS
+from tests.cluster.searches import chain, events, search
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_in_process_and_one_two_or_four_workers_write_the_same_bytes(prepared, ray_of_four, tmp_path, pruner):
+    alone = chain(prepared, tmp_path / "0", pruner)
+    assert any(name.endswith("journal.jsonl") for name in alone)
+    for workers in (1, 2, 4):
+        assert chain(prepared, tmp_path / str(workers), pruner, f"cluster.workers={workers}") == alone
+
+
+@pytest.mark.parametrize("pruner, statistic", [("reconstruction-sequential", "gram"), ("reconstruction-independent", "gram_dense"), ("loss", "loss")])
+def test_sample_blocks_of_a_gram_pass_and_candidate_blocks_of_a_step_are_shared(prepared, ray_of_four, tmp_path, pruner, statistic):
+    chain(prepared, tmp_path / "runs", pruner, "cluster.workers=2")
+    told = [event["shares"][statistic] for event in events(tmp_path / "runs", "shares") if statistic in event["shares"]]
+    shares = {worker: sum(share.get(worker, 0) for share in told) for worker in ("0", "1")}
+    print(f"{statistic}: answers of each worker {shares}")
+    assert min(shares.values()) >= 1 and min(shares.values()) >= 0.2 * sum(shares.values())
+
+
+def test_more_workers_than_blocks_are_told_of(prepared, ray_of_four, tmp_path):
+    chain(prepared, tmp_path / "runs", "reconstruction-sequential", "cluster.workers=4", "prune.calibration_samples=256")
+    notices = [event["message"] for event in events(tmp_path / "runs", "notice")]
+    assert any("4, but there are 2 blocks of gram: 2 workers idle" in message for message in notices), notices
+
+
+def test_workers_for_which_there_is_no_room_wait_and_the_others_work(prepared, ray_of_four, tmp_path):
+    journal, seen = search(prepared, tmp_path / "wide", "loss", Cluster(workers=3, cpus=2.0))
+    assert journal == search(prepared, tmp_path / "alone", "loss", None)[0]
+    assert max(event["alive"] for event in seen if event["event"] == "workers") == 2
