@@ -57,6 +57,9 @@ class Process:
             with contextlib.suppress(OSError):
                 pipe.close()
         shutil.rmtree(self.home / SCRATCH, ignore_errors=True)
+        for log in self.home.glob("*run-*/logs/*"):
+            if not log.exists():
+                log.unlink(missing_ok=True)  # a link into the scratch: whoever copies the run would stumble over it
 
 
 def _environment(mode: str, home: Path) -> dict:
