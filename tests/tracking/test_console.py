@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -166,3 +167,29 @@ def test_wandb_is_imported_by_the_scribe_alone_and_by_timm_which_can_do_without(
     _, err = ended(process)
     assert err.count("notice: tracking: W&B cannot be used (ImportError: not for this test)") == (mode == "offline")
     assert {Path(line).name for line in (tmp_path / "seen").read_text().splitlines()} == importers
+
+
+@pytest.mark.slow
+def test_a_sweep_is_the_group_of_its_runs_and_ray_never_sees_the_key(small_config, tmp_path):
+    small_config.write_text(small_config.read_text().replace("{mode: off}", "{mode: offline}") + "sweep: {arm: [none, finetune]}\n")
+    command = [CONSOLE, "sweep", "-c", small_config, "prune.selector=l1"]
+    process = subprocess.Popen(command, cwd=ROOT, env=outside(OMP_NUM_THREADS="1", WANDB_API_KEY=KEY), stdout=subprocess.PIPE, text=True)
+    looked = 0
+    while process.poll() is None:
+        for path in [*below(*Path(tempfile.gettempdir()).glob(f"gfs-ray-{process.pid}-*")), *Path("/proc").glob("[0-9]*/cmdline")]:
+            try:
+                looked += path.suffix in (".log", ".out", ".err")
+                assert KEY.encode() not in path.read_bytes(), path
+            except OSError:
+                continue
+        time.sleep(1)
+    out, _ = process.communicate()
+    assert process.returncode == 0 and looked > 10
+    group = ROOT / out.splitlines()[-1]
+    runs = [path.parent for path in (tmp_path / "runs").glob("*/result.json")]
+    assert len(runs) == 2
+    for run in runs:
+        (told,) = records(run, "run")
+        assert told["run_group"] == group.name
+        assert_mirrored(run)
+    assert not [path for path in below(tmp_path / "runs") if KEY.encode() in path.read_bytes()]
