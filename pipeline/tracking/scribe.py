@@ -7,9 +7,10 @@ on side by side in whatever process they are in. It ends when its stdin does: wi
 import json
 import os
 import queue
-import sys
 import threading
 from pathlib import Path
+
+from pipeline.tracking.rows import metrics_of, summary_of, tables_of
 
 LOOK_SECONDS = 0.5
 INIT_SECONDS, FINISH_SECONDS = 15.0, 30.0
@@ -99,8 +100,6 @@ def _settings(wandb, about: dict):
 
 
 def _add_result(wandb, run, folder: Path, row: dict) -> None:
-    from pipeline.tracking.rows import summary_of, tables_of
-
     run.summary.update(summary_of(row, json.loads((folder / "arch.json").read_text())))
     artifact = wandb.Artifact(f"result-{run.id}", type="result")
     for name, (columns, rows) in tables_of(folder, row).items():
@@ -118,8 +117,6 @@ class _Lines:
 
     def fresh(self):
         """(number, values) of each whole line that was not given yet."""
-        from pipeline.tracking.rows import metrics_of
-
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             data = file.read()
@@ -133,4 +130,4 @@ class _Lines:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
