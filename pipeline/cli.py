@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = verbs.add_parser("bench", help="measured ratios").add_subparsers(required=True, metavar="WHAT", parser_class=_Parser)
     scaling = verb("scaling", _bench_scaling, "two Ray workers beside two bare processes that do the halves", bench)
     scaling.add_argument("--json", metavar="FILE", help="write the rows there too")
-    status = verb("status", _status, "state of a run")
+    status = verb("status", _status, "where a run or a group stands")
     status.add_argument("path")
     status.add_argument("--json", action="store_true")
     report = verb("report", _make_report, "tables, figures and one page from run and group directories")
@@ -160,9 +160,15 @@ def _bench_scaling(options) -> None:
 def _status(options) -> None:
     import json
 
-    from pipeline.stages.status import describe, read_status
+    from pipeline.stages.status import open_status
+    from pipeline.view.table import console_of, group_table
+    from pipeline.view.words import describe
 
-    status = read_status(options.path)
+    looked = open_status(options.path)
+    status = looked.look()
+    if not options.json and "runs" in status:
+        console_of(sys.stdout).print(group_table(looked, status["runs"]))
+        print()
     print(json.dumps(status) if options.json else describe(status))
 
 

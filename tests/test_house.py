@@ -13,7 +13,7 @@ LAYERS = (
     {"data", "networks", "training", "evaluation", "tensorfile"},
     {"search", "pruners"},
     {"stages", "chain", "cluster", "tracking"},
-    {"cli", "report", "bench", "pruning", "__init__"},
+    {"cli", "report", "view", "bench", "pruning", "__init__"},
 )
 ONLY_IN = {"ray": "cluster", "wandb": "tracking", "webdataset": "data", "timm": "networks", "torchvision": "data"}
 LONGEST_MODULE, LONGEST_LINE = 300, 150

@@ -1,5 +1,6 @@
 """A group: which runs belong together, and the state of each as its own directory tells it."""
 
+import re
 from pathlib import Path
 
 from pipeline.config.errors import BadInput
@@ -18,6 +19,8 @@ def run_state(folder: Path) -> tuple[str, str | None]:
         return "done", None
     if is_live(folder / "lock.json"):
         return "running", None
+    if (folder / "result.json").exists():  # it ended between the two looks
+        return "done", None
     if (folder / "error.json").exists():
         return "failed", _message(folder / "error.json")
     return "stopped", None
@@ -50,13 +53,22 @@ def _content(path: Path):
         return None
 
 
-def read_group(folder: Path) -> dict:
-    """The content of group.json with the states that the run directories tell now. Raises BadInput when it is none."""
+def read_names(folder: Path) -> tuple[str, str, list[tuple[str, str]]]:
+    """(name, hash, runs) of a group as its group.json tells them, without a look at the runs. Raises BadInput when it is none."""
     try:
         group = read_json(Path(folder) / GROUP)
         runs = [(run["run"], run["hash"]) for run in group["runs"]]
-        name, digest = group["name"], group["hash"]
+        if not all(isinstance(name, str) and re.fullmatch(r"(?!\.\.?$)[^/\0]+", name) for name, _ in runs):
+            raise ValueError("an entry of its runs names no directory beside it")
+        return group["name"], group["hash"], runs
+    except PermissionError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{folder}: is no group directory, or its {GROUP} is damaged ({error}); run the same `gfs sweep` again") from error
+
+
+def read_group(folder: Path) -> dict:
+    """The content of group.json with the states that the run directories tell now. Raises BadInput when it is none."""
+    name, digest, runs = read_names(folder)
     entries = [dict(zip(("run", "hash", "state", "error"), (run, digest_of, *run_state(Path(folder).parent / run)))) for run, digest_of in runs]
     return {"name": name, "hash": digest, "runs": entries}

@@ -91,13 +91,13 @@ def read_holder(path: Path) -> dict:
 def is_live(path: Path) -> bool:
     """Whether the lock at `path` is held by a process that lives."""
     holder = read_holder(path)
-    try:
-        age = _now(Path(path).parent) - Path(path).stat().st_mtime
-    except FileNotFoundError:
-        return False
     if holder.get("host") == socket.gethostname():
         return holder.get("boot") == boot_id() and _started(holder.get("pid", -1)) == holder.get("started", "")
-    return age < STALE_SECONDS
+    try:
+        touched = Path(path).stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return _now(Path(path).parent) - touched < STALE_SECONDS
 
 
 def boot_id() -> str:

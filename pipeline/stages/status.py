@@ -1,74 +1,189 @@
-"""The state of a run, read from its files alone."""
+"""Where a run or a group stands, from files alone; a second look reads only what is new."""
 
+import contextlib
 import json
-from datetime import datetime
+import time
 from pathlib import Path
+from statistics import median
 
 from pipeline.config.errors import BadInput
+from pipeline.config.files import read_json
+from pipeline.config.yaml import parse
+from pipeline.stages.groups import GROUP, read_names, run_state
 from pipeline.stages.lock import is_live
+from pipeline.stages.standing import STAGES, Standing
+from pipeline.stages.tail import Tail
+
+MARKS = ("config.yaml", "error.json", "result.json")  # of a run directory, one of them is there
+
+
+def open_status(path: str) -> "RunStatus | GroupStatus":
+    """What looks at a run or a group. Raises BadInput when `path` is neither."""
+    folder = Path(path)
+    try:
+        if (folder / GROUP).exists():
+            return GroupStatus(folder)
+        if not any((folder / name).exists() for name in MARKS):
+            raise BadInput(f"{path}: is no run or group directory; give one that `gfs run` or `gfs sweep` printed{_near(folder)}")
+        return RunStatus(folder)
+    except PermissionError as error:
+        raise _unreadable(path, error) from error
 
 
 def read_status(path: str) -> dict:
-    """Schema `status` of a run directory. Raises BadInput when it is none."""
-    folder = Path(path)
-    if not (folder / "config.yaml").exists():
-        raise BadInput(f"{path}: is no run directory; give one that `gfs run` printed")
-    events = _events(folder / "metrics.jsonl")
-    last = next((event for event in reversed(events) if event.get("stage")), {})
-    work = next((event for event in reversed(events) if event["event"] in ("pick", "unit", "training", "epoch", "answer")), {})
-    state = _state(folder)
-    of_stage = work if work.get("stage") == last.get("stage") else {}
-    done, total = (of_stage.get("step"), of_stage.get("total")) if "lr" in of_stage else (of_stage.get("done"), of_stage.get("total"))
-    return {
-        "run": folder.resolve().name,
-        "state": state,
-        "stage": last.get("stage"),
-        "unit": of_stage.get("unit") if last.get("stage") == "search" else None,
-        "step": of_stage.get("step"),
-        "progress": 1.0 if state == "done" else min(done / total, 1.0) if done is not None and total else None,
-        "eta_seconds": 0.0 if state == "done" else _eta(events, of_stage) if state == "running" else None,
-        "workers": 1 if state == "running" else 0,
-        "job": None,
-    }
+    """Schema `status` of a run or group directory. Raises BadInput when it is neither."""
+    return open_status(path).look()
 
 
-def _eta(events: list[dict], work: dict) -> float | None:
-    """Seconds left of the task at work, from the rate of its own events; None while there are fewer than two."""
-    place, total = ("step" if "lr" in work else "done"), work.get("total")
-    same = [e for e in events if all(e.get(name) == work.get(name) for name in ("event", "stage", "total")) and place in e]
-    if len(same) < 2 or not total:
-        return None
-    first, last = same[0], same[-1]
-    seconds = (datetime.fromisoformat(last["time"]) - datetime.fromisoformat(first["time"])).total_seconds()
-    rate = (last[place] - first[place]) / seconds if seconds > 0 else 0.0
-    return (total - last[place]) / rate if rate > 0 else None
+def _near(folder: Path) -> str:
+    """A hint for those who give the place of runs, or nothing."""
+    inside = sorted(path.parent for name in (GROUP, MARKS[0]) for path in folder.glob(f"*/{name}")) if folder.is_dir() else []
+    return f", such as {inside[0]}" if inside else ""
 
 
-def _state(folder: Path) -> str:
-    if (folder / "result.json").exists():
-        return "done"
-    if is_live(folder / "lock.json"):
-        return "running"
-    return "failed" if (folder / "error.json").exists() else "stopped"
+def _unreadable(path, error: OSError) -> BadInput:
+    return BadInput(f"{error.filename or path}: cannot be read ({error.strerror}); look at it as the user who runs it")
 
 
-def _events(path: Path) -> list[dict]:
-    events = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
+class RunStatus:
+    """One run."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.tail, self.standing = Tail(self.folder / "metrics.jsonl"), Standing(self._units_of)
+        self.config: dict | None = None
+
+    def look(self) -> dict:
+        """Schema `status`. Beside it: how much of the whole run is done (`progress` is the stage's share), how it ended, what came out."""
         try:
-            event = json.loads(line)
-        except ValueError:
-            break
-        events += [event] if isinstance(event, dict) and "event" in event else []
-    return events
+            state, error = run_state(self.folder)
+            self._read()
+        except PermissionError as refused:
+            raise _unreadable(self.folder, refused) from refused
+        standing, running, done = self.standing, state == "running", state == "done"
+        result = _result_of(self.folder) if done else {}
+        return {
+            "run": self.folder.resolve().name,
+            "state": state,
+            "stage": standing.stage,
+            "unit": standing.unit,
+            "step": standing.step,
+            "progress": 1.0 if done else standing.share,
+            "eta_seconds": 0.0 if done else standing.seconds_left(time.time()) if running else None,
+            "workers": 0 if not running else 1 if standing.workers is None else standing.workers,
+            "job": None,
+            "whole": 1.0 if done else standing.whole(self.stages()),
+            "error": error,
+            "top1_untrained": _number(result.get("top1_selected")),
+            "top1": _number(result.get("top1")),
+        }
+
+    def _read(self) -> None:
+        lines = self.tail.look()
+        if self.tail.began_anew:
+            self.standing = Standing(self._units_of)
+        for line in lines:
+            self.standing.take(line)
+
+    def settings(self) -> dict:
+        """The run's resolved settings; empty while there are none."""
+        if not self.config:
+            with contextlib.suppress(OSError, BadInput):
+                self.config = parse((self.folder / "config.yaml").read_text(), "config.yaml")
+        return self.config if isinstance(self.config, dict) else {}
+
+    def stages(self) -> list[str]:
+        """The stages that this run has."""
+        settings = self.settings()
+        independent = (settings.get("prune") or {}).get("mode") == "independent"
+        left_out = {"train"} if settings.get("arm") == "none" else set()
+        return [name for name in STAGES if name not in left_out | (set() if independent else {"statistics"})]
+
+    def _units_of(self, key: str) -> int | None:
+        """How many units a search walks, as its journal begins."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            with open(self.folder.parent / "stages" / f"search-{key}" / "journal.jsonl") as journal:
+                return len(json.loads(journal.readline())["units"]) or None
+        return None
 
 
-def describe(status: dict) -> str:
-    """One line for people."""
-    parts = [f"{status['run']}: {status['state']}"]
-    parts += [f"{name} {status[name]}" for name in ("stage", "unit", "step") if status[name] is not None]
-    if status["progress"] is not None:
-        parts.append(f"{status['progress']:.0%} of it")
-    return ", ".join(parts)
+class GroupStatus:
+    """A group: its runs lie beside it, each looked at for itself."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.runs: dict[str, RunStatus] = {}
+        self.ended: dict[str, dict] = {}  # runs that are done stay as they are
+
+    def look(self) -> dict:
+        """Schema `status`; beside it the status of each run."""
+        try:
+            _, _, names = read_names(self.folder)
+            driven = is_live(self.folder / "lock.json")
+        except PermissionError as refused:
+            raise _unreadable(self.folder, refused) from refused
+        runs = [self._of(name) for name, _ in names]
+        state = _state([run["state"] for run in runs], driven)
+        running = [run for run in runs if run["state"] == "running"]
+        return {
+            "run": self.folder.resolve().name,
+            "state": state,
+            "stage": running[0]["stage"] if running else None,
+            "unit": None,
+            "step": None,
+            "progress": sum(run["whole"] for run in runs) / len(runs) if runs else None,
+            "eta_seconds": 0.0 if state == "done" else self._left(runs, len(running)) if state == "running" else None,
+            "workers": sum(run["workers"] for run in runs),
+            "job": None,
+            "runs": runs,
+        }
+
+    def _of(self, name: str) -> dict:
+        if name in self.ended:
+            return self.ended[name]
+        if name not in self.runs:
+            self.runs[name] = RunStatus(self.folder.parent / name)
+        status = self.runs[name].look()
+        if status["state"] == "done":
+            self.ended[name] = status
+        return status
+
+    def _left(self, runs: list[dict], at_once: int) -> float | None:
+        """Seconds left, if what is left takes as long as what is done did; None before the first run is done."""
+        spent = [self.runs[run["run"]].standing.seconds_spent() for run in runs if run["state"] == "done"]
+        left = sum(1 - run["whole"] for run in runs if run["state"] not in ("done", "failed"))
+        return median(spent) * left / max(at_once, 1) if spent else None
+
+    def swept(self) -> list[str]:
+        """The settings in which the runs differ, as the group's config lists them; those inside mappings by their own names."""
+        with contextlib.suppress(OSError, BadInput, AttributeError, TypeError):
+            lists = parse((self.folder / "config.yaml").read_text(), "config.yaml")["sweep"]
+            found = {}
+            for key, values in lists.items():
+                inner = [f"{key}.{name}" for value in values if isinstance(value, dict) and key != "budget" for name in value]
+                found |= dict.fromkeys(inner or [key])
+            return list(found)
+        return []
 
 
+def _state(states: list[str], driven: bool) -> str:
+    if driven or "running" in states:
+        return "running"
+    for state in ("failed", "stopped"):
+        if state in states and "pending" not in states:
+            return state
+    if states and set(states) == {"done"}:
+        return "done"
+    return "pending" if set(states) <= {"pending"} else "stopped"
+
+
+def _number(value) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _result_of(folder: Path) -> dict:
+    """result.json of a run; empty where there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        found = read_json(Path(folder) / "result.json")
+        return found if isinstance(found, dict) else {}
+    return {}

@@ -11,7 +11,8 @@ from pipeline.config.files import write_json
 from pipeline.stages.lock import Lock
 from pipeline.stages.recorder import Recorder
 from pipeline.stages.runs import run_folder, safe_name
-from pipeline.stages.status import describe, read_status
+from pipeline.stages.status import read_status
+from pipeline.view.words import describe
 from tests.conftest import ROOT
 
 SCHEMA = ROOT.parent / "shared/contracts/schemas/status.json"
@@ -56,7 +57,7 @@ def test_stage_unit_step_and_progress_come_from_the_last_events(run):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="no run directory"):
+    with pytest.raises(BadInput, match="no run or group directory"):
         read_status(str(tmp_path))
 
 
