@@ -10,7 +10,7 @@ from pipeline.cluster.worker import Worker
 from pipeline.config.errors import Failed, Stopped
 from pipeline.config.settings import Cluster
 
-TOLD_SECONDS = 10.0  # a worker that could not be placed by then is told of
+TOLD_SECONDS = 20.0  # workers that are not there by then are told of
 
 
 @dataclass
@@ -100,7 +100,8 @@ class Crew:
         waited, missing = time.monotonic() - self.began, self.cluster.workers - len(self.ready)
         if missing and not self.told and waited > TOLD_SECONDS:
             self.told = True
-            self.observe({"event": "notice", "message": f"cluster: {missing} of {self.cluster.workers} workers wait for room; {self._room()}"})
+            message = f"cluster: {missing} of {self.cluster.workers} workers are still loading or wait for room; {self._room()}"
+            self.observe({"event": "notice", "message": message})
         if not self.ready and waited > self.cluster.wait_seconds:
             raise Stopped(f"cluster: no worker came within {self.cluster.wait_seconds:g} s; {self._room()}; make room and run the same command")
 

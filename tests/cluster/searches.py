@@ -35,8 +35,8 @@ def outcome(runs: Path) -> dict[str, bytes]:
 
 
 def events(runs: Path, kind: str) -> list[dict]:
-    (path,) = Path(runs).glob("tiny-*/metrics.jsonl")
-    return [event for event in map(json.loads, path.read_text().splitlines()) if event["event"] == kind]
+    texts = [path.read_text() for path in Path(runs).glob("tiny-*/metrics.jsonl")]  # one of the preparation, one of the run
+    return [event for text in texts for event in map(json.loads, text.splitlines()) if event["event"] == kind]
 
 
 def search(prepared: Path, folder: Path, pruner: str, cluster: Cluster | None, faults=None, watch=None) -> tuple[bytes, list[dict]]:

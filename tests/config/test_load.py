@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config.errors import BadInput
-from pipeline.config.load import load_config, read_plain
+from pipeline.config.load import check_plain, combine, load_config, read_plain
 from pipeline.config.settings import Config, budget_target
 from pipeline.config.yaml import dump
 
@@ -207,10 +207,12 @@ def test_a_file_is_read_once_so_that_a_pipe_works(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_committed_config_is_valid_and_what_a_run_writes_down_is_the_same_config(path, tmp_path):
-    config = load_config(str(path))
-    written = tmp_path / "config.yaml"
-    written.write_text(dump(config.model_dump(mode="json")))
-    assert load_config(str(written)) == config
+    combinations = combine(read_plain(str(path)))
+    assert len({str(combination) for combination in combinations}) == len(combinations)
+    for config in (check_plain(combination, str(path)) for combination in combinations):
+        written = tmp_path / "config.yaml"
+        written.write_text(dump(config.model_dump(mode="json")))
+        assert load_config(str(written)) == config
 
 
 def test_a_name_that_reads_as_a_number_survives_the_written_config(load, tmp_path):
