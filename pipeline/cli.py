@@ -79,6 +79,15 @@ def _parser() -> argparse.ArgumentParser:
     status = verb("status", _status, "where a run or a group stands")
     status.add_argument("path")
     status.add_argument("--json", action="store_true")
+    verb("watch", _watch, "a run or a group, live, until its work ends; Ctrl-C ends the watching only").add_argument("path")
+    logs = verb("logs", _logs, "the log of a run; of a group those of all its runs, merged by time")
+    logs.add_argument("path")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what comes, until the work ends")
+    cancel = verb("cancel", _cancel, "stop a live run or group of this machine so that the same command goes on")
+    cancel.add_argument("path")
+    clean = verb("clean", _clean, "remove stages that no run names, and what kills left behind")
+    clean.add_argument("runs_dir", nargs="?", default="runs", metavar="RUNS_DIR", help="the place of runs; default: runs")
+    clean.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     report = verb("report", _make_report, "tables, figures and one page from run and group directories")
     report.add_argument("paths", nargs="+", metavar="PATH", help="a directory that `gfs run` or `gfs sweep` printed")
     report.add_argument("--out", required=True, metavar="DIR", help="report.html, report.md, results.csv, tables.tex and figures/ go there")
@@ -161,15 +170,42 @@ def _status(options) -> None:
     import json
 
     from pipeline.stages.status import open_status
-    from pipeline.view.table import console_of, group_table
+    from pipeline.view.table import print_group
     from pipeline.view.words import describe
 
     looked = open_status(options.path)
     status = looked.look()
     if not options.json and "runs" in status:
-        console_of(sys.stdout).print(group_table(looked, status["runs"]))
-        print()
+        print_group(looked, status, sys.stdout)
     print(json.dumps(status) if options.json else describe(status))
+
+
+def _watch(options) -> None:
+    from pipeline.view.watching import watch
+
+    watch(options.path, sys.stdout)
+
+
+def _logs(options) -> None:
+    from pipeline.view.logs import show_logs
+
+    show_logs(options.path, options.follow, lambda line: print(line, flush=options.follow))
+
+
+def _cancel(options) -> None:
+    from pipeline.stages.cancel import cancel
+
+    print(cancel(options.path, lambda line: print(line, file=sys.stderr)))
+
+
+def _clean(options) -> None:
+    from pipeline.stages.cleaning import clean
+    from pipeline.view.words import describe_cleaning
+
+    cleaned = clean(options.runs_dir, options.dry_run)
+    for stage, reason in cleaned.kept.items():
+        print(f"notice: keeps {stage}: {reason}", file=sys.stderr)
+    print("\n".join(describe_cleaning(cleaned, options.dry_run)))
 
 
 def _make_report(options) -> None:

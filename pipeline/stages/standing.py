@@ -8,10 +8,13 @@ GRAMS = ("gram", "gram_dense")
 
 
 class Standing:
-    """Fed event by event. `units_of(key)` tells how many units the search of that key has, None where nobody knows yet."""
+    """Fed event by event.
 
-    def __init__(self, units_of=lambda key: None):
-        self.units_of = units_of
+    `units_of(key)` tells how many units the search of that key has, `epochs_of(stage)` how long it trains; None where nobody knows yet.
+    """
+
+    def __init__(self, units_of=lambda key: None, epochs_of=lambda stage: None):
+        self.units_of, self.epochs_of = units_of, epochs_of
         self.finished: set[str] = set()
         self.keys: dict[str, str] = {}
         self.path: list[float] = []  # the objective after each choice of the unit at work
@@ -22,8 +25,10 @@ class Standing:
 
     def _enter(self, stage: str | None) -> None:
         self.stage, self.unit, self.step, self.share, self.workers = stage, None, None, None, None
-        self.units, self.picked = (0, None), False
+        self.units, self.picked, self.steps = (0, None), False, None
         self.marks: list[tuple[float, float]] = []  # first and last (time, share)
+        self.count, self.noun = None, ""  # how much is done, of what: for people
+        self.counts: list[tuple[float, float]] = []  # first and last (time, count)
 
     def take(self, line: str) -> None:
         """One line of metrics.jsonl; what is no event is passed over."""
@@ -42,7 +47,7 @@ class Standing:
     def _rest(self) -> None:
         """The run begins once more: the time in between does not count, nor does the rate of before."""
         self.seconds += self.latest - self.began
-        self.began, self.marks, self.workers = None, [], None
+        self.began, self.marks, self.counts, self.workers = None, [], [], None
 
     def _note(self, kind: str, event: dict) -> None:
         if kind == "stage":
@@ -52,13 +57,29 @@ class Standing:
         elif kind == "result":
             self.result = event
         elif kind == "epoch":
-            self.epochs.append(float(event["val_top1"]))
+            self.epochs[int(event["epoch"]) :] = [float(event["val_top1"])]  # one that a kill made go for nothing comes again
+            if epochs := self.epochs_of(self.stage):
+                self._note_epoch(int(event["epoch"]) + 1, epochs)
         elif kind == "training":
-            self.step, self.share = int(event["step"]), _share(event["step"], event["total"])
+            self.step, self.steps, self.share = int(event["step"]), int(event["total"]), _share(event["step"], event["total"])
+            self._counted(event["step"], "steps")
         elif self.stage == "search" and kind in ("pick", "unit", "answer"):
             self._note_search(kind, event)
         elif "done" in event and kind not in ("order", "run"):
             self.share = _share(event["done"], event["total"])
+            self._counted(event["done"], str(event.get("unit_name", "blocks")))
+
+    def _note_epoch(self, epoch: int, epochs: int) -> None:
+        self.share = _share(epoch, epochs)
+        if self.steps:
+            self.step = round(self.share * self.steps)
+            return self._counted(self.step, "steps")
+        self._counted(epoch, "epochs")
+
+    def _counted(self, count: float, noun: str) -> None:
+        if noun != self.noun:
+            self.counts = []
+        self.count, self.noun = count, noun
 
     def _note_stage(self, stage: str, state: str, key: str) -> None:
         if stage != self.stage or state == "running":
@@ -81,16 +102,23 @@ class Standing:
         elif kind == "pick":
             self.path = [*(self.path if event["step"] else []), float(event["score"])] if "score" in event else self.path
             self.picked, self.step = True, int(event["step"])
+            self._counted((self.count or 0) + 1 if self.noun == "picks" else 1, "picks")
         elif self.picked or event["statistic"] not in GRAMS:
             return
+        else:
+            self._counted(self.units[0] * event["total"] + event["done"], "blocks")
         done, total = self.units
         if total is None and (total := self.units_of(self.keys.get("search"))):
             self.units = (done, total)
         self.share = _share(done + inner, total) if total else inner
 
     def _mark(self, moment: float) -> None:
-        if self.share is not None and (not self.marks or self.share >= self.marks[-1][1]):
-            self.marks = [self.marks[0] if self.marks else (moment, self.share), (moment, self.share)]
+        if self.count is not None:
+            goes_on = self.counts and self.count >= self.counts[-1][1]
+            self.counts = [self.counts[0] if goes_on else (moment, self.count), (moment, self.count)]
+        if self.share is not None:
+            goes_on = self.marks and self.share >= self.marks[-1][1]  # a stage may pass over the images more than once
+            self.marks = [self.marks[0] if goes_on else (moment, self.share), (moment, self.share)]
 
     def rate(self) -> float | None:
         """Shares of the stage per second."""
@@ -98,6 +126,13 @@ class Standing:
             return None
         (began, first), (ended, last) = self.marks
         return (last - first) / (ended - began)
+
+    def pace(self) -> tuple[float, str] | None:
+        """(how many per second, of what), in the stage's own measure."""
+        if not self.counts or self.counts[-1][0] <= self.counts[0][0] or self.counts[-1][1] <= self.counts[0][1]:
+            return None
+        (began, first), (ended, last) = self.counts
+        return (last - first) / (ended - began), self.noun
 
     def seconds_left(self, now: float) -> float | None:
         """Of the stage at work, at its own rate; None while that is unknown."""

@@ -50,11 +50,11 @@ class RunStatus:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self.tail, self.standing = Tail(self.folder / "metrics.jsonl"), Standing(self._units_of)
+        self.tail, self.standing = Tail(self.folder / "metrics.jsonl"), self._fresh()
         self.config: dict | None = None
 
     def look(self) -> dict:
-        """Schema `status`. Beside it: how much of the whole run is done (`progress` is the stage's share), how it ended, what came out."""
+        """Schema `status`; `progress` and `eta_seconds` are of the stage. Beside it the share of the whole run, how it ended, what came out."""
         try:
             state, error = run_state(self.folder)
             self._read()
@@ -78,10 +78,13 @@ class RunStatus:
             "top1": _number(result.get("top1")),
         }
 
+    def _fresh(self) -> Standing:
+        return Standing(self._units_of, self._epochs_of)
+
     def _read(self) -> None:
         lines = self.tail.look()
         if self.tail.began_anew:
-            self.standing = Standing(self._units_of)
+            self.standing = self._fresh()
         for line in lines:
             self.standing.take(line)
 
@@ -105,6 +108,12 @@ class RunStatus:
             with open(self.folder.parent / "stages" / f"search-{key}" / "journal.jsonl") as journal:
                 return len(json.loads(journal.readline())["units"]) or None
         return None
+
+
+    def _epochs_of(self, stage: str | None) -> int | None:
+        recipe = self.settings().get(stage)
+        epochs = recipe.get("epochs") if isinstance(recipe, dict) else None
+        return epochs if isinstance(epochs, int) else None
 
 
 class GroupStatus:
@@ -149,10 +158,15 @@ class GroupStatus:
         return status
 
     def _left(self, runs: list[dict], at_once: int) -> float | None:
-        """Seconds left, if what is left takes as long as what is done did; None before the first run is done."""
-        spent = [self.runs[run["run"]].standing.seconds_spent() for run in runs if run["state"] == "done"]
-        left = sum(1 - run["whole"] for run in runs if run["state"] not in ("done", "failed"))
-        return median(spent) * left / max(at_once, 1) if spent else None
+        """Seconds left, if each run goes on as fast as it went and what has not begun takes as long as the others; None while none is done."""
+        if not any(run["state"] == "done" for run in runs):
+            return None
+        begun = [run for run in runs if run["whole"] > 0 and run["state"] != "pending"]
+        took = {run["run"]: self.runs[run["run"]].standing.seconds_spent() / run["whole"] for run in begun}
+        usual = median(took.values())
+        open_runs = [run for run in runs if run["state"] not in ("done", "failed")]
+        left = (max(took.get(run["run"], usual) * (1 - run["whole"]), run["eta_seconds"] or 0.0) for run in open_runs)
+        return sum(left) / max(min(at_once, len(open_runs)), 1)
 
     def swept(self) -> list[str]:
         """The settings in which the runs differ, as the group's config lists them; those inside mappings by their own names."""
@@ -167,14 +181,12 @@ class GroupStatus:
 
 
 def _state(states: list[str], driven: bool) -> str:
+    """Of a group; it is never pending, since its directory is there once it began."""
     if driven or "running" in states:
         return "running"
-    for state in ("failed", "stopped"):
-        if state in states and "pending" not in states:
-            return state
     if states and set(states) == {"done"}:
         return "done"
-    return "pending" if set(states) <= {"pending"} else "stopped"
+    return "failed" if "failed" in states and "pending" not in states else "stopped"
 
 
 def _number(value) -> float | None:

@@ -20,7 +20,7 @@ def console_of(stream) -> Console:
 
 def cell(value, style="") -> Text:
     """Never markup: names are other people's."""
-    return Text(printable(str(value)), style=style, overflow="fold")
+    return Text(printable(str(value)), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def group_table(group: GroupStatus, runs: list[dict], most: int | None = None) -> Table:
@@ -28,7 +28,7 @@ def group_table(group: GroupStatus, runs: list[dict], most: int | None = None) -
     swept = group.swept()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", *(_short(key) for key in swept), "state", "stage", "done"):
-        table.add_column(cell(name), no_wrap=name == "run")
+        table.add_column(cell(name), no_wrap=name in ("run", "state", "done"))  # where it is narrow the others give way
     for name in ("left", "untrained", "top-1"):
         table.add_column(name, justify="right", no_wrap=True)
     shown = runs if most is None or len(runs) <= most else _foremost(runs, max(most - 1, 1))
@@ -37,6 +37,16 @@ def group_table(group: GroupStatus, runs: list[dict], most: int | None = None) -
     if len(shown) < len(runs):
         table.add_row(cell(f"and {len(runs) - len(shown)} more", "dim"))
     return table
+
+
+def print_group(group: GroupStatus, status: dict, stream) -> None:
+    """The whole table, then why runs failed, in full."""
+    console = console_of(stream)
+    console.print(group_table(group, status["runs"]))
+    for run in status["runs"]:
+        if run["error"]:
+            console.print(Text(printable(f"{run['run']}: {run['error']}"), style="red"), soft_wrap=True)
+    console.print()
 
 
 def _short(key: str) -> str:

@@ -66,3 +66,21 @@ def counts(runs: list[dict]) -> str:
     found = Counter(run["state"] for run in runs)
     others = [f"{found[state]} {state}" for state in ORDER if found[state] and state != "done"]
     return ", ".join([f"{found['done']} of {len(runs)} runs done", *others])
+
+
+def size(count: int) -> str:
+    """Bytes as people read them."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def describe_cleaning(cleaned, dry_run: bool) -> list[str]:
+    """What went, or would go, with its size; last the sum."""
+    gone = cleaned.stages | cleaned.leftovers
+    lines = [f"{'would remove' if dry_run else 'removed'} {path}  {size(held)}" for path, held in gone.items()]
+    kinds = [f"{len(found)} {name}" for name, found in (("stages", cleaned.stages), ("leftovers", cleaned.leftovers)) if found]
+    what = f"{size(sum(gone.values()))}: {', '.join(kinds)}" if kinds else "nothing: every stage that is there may be needed"
+    return [printable(line) for line in (*lines, f"{'would free' if dry_run else 'freed'} {what}")]
