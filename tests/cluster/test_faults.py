@@ -81,8 +81,9 @@ def test_a_late_block_is_raced_and_its_second_answer_ignored(prepared, ray_of_fo
         assert shares["ignored"] >= 1
 
 
+@pytest.mark.slow
 def test_a_single_worker_that_gives_no_sign_of_life_is_replaced(prepared, ray_of_four, tmp_path, alone):
-    journal, seen = search(prepared, tmp_path / "silent", "loss", Cluster(workers=1, wait_seconds=12.0), Once(stop))
+    journal, seen = search(prepared, tmp_path / "silent", "loss", Cluster(workers=1, wait_seconds=40.0), Once(stop))
     assert journal == alone["loss"]
     assert any("no sign of life" in event.get("message", "") for event in seen)
 
