@@ -113,12 +113,8 @@ class Standing:
         self.share = _share(done + inner, total) if total else inner
 
     def _mark(self, moment: float) -> None:
-        if self.count is not None:
-            goes_on = self.counts and self.count >= self.counts[-1][1]
-            self.counts = [self.counts[0] if goes_on else (moment, self.count), (moment, self.count)]
-        if self.share is not None:
-            goes_on = self.marks and self.share >= self.marks[-1][1]  # a stage may pass over the images more than once
-            self.marks = [self.marks[0] if goes_on else (moment, self.share), (moment, self.share)]
+        self.marks = _extended(self.marks, moment, self.share)
+        self.counts = _extended(self.counts, moment, self.count)
 
     def rate(self) -> float | None:
         """Shares of the stage per second."""
@@ -152,3 +148,10 @@ class Standing:
 
 def _share(done, total) -> float | None:
     return min(max(done / total, 0.0), 1.0) if total else None
+
+
+def _extended(marks: list, moment: float, value: float | None) -> list:
+    """The first and the last of what grew; begun anew where it fell, since a stage may pass over the images more than once."""
+    if value is None or (marks and value == marks[-1][1]):
+        return marks
+    return [marks[0] if marks and value > marks[-1][1] else (moment, value), (moment, value)]
