@@ -39,8 +39,8 @@ def events(runs: Path, kind: str) -> list[dict]:
     return [event for text in texts for event in map(json.loads, text.splitlines()) if event["event"] == kind]
 
 
-def search(prepared: Path, folder: Path, pruner: str, cluster: Cluster | None, faults=None, watch=None) -> tuple[bytes, list[dict]]:
-    """(journal, events) of the search alone, on workers that meet `faults`; `watch(event)` sees each event as it comes."""
+def search(prepared: Path, folder: Path, pruner: str, cluster: Cluster | None, faults=None, watch=None, warm=False) -> tuple[bytes, list[dict]]:
+    """(journal, events) of the search alone, on workers that meet `faults`; `watch(event)` sees each event as it comes; `warm`: all workers load first."""
     folder.mkdir(parents=True)
     config = load_config(str(TINY), [f"runs_dir={prepared}", *QUIET, *PRUNERS[pruner]])
     seen: list[dict] = []
@@ -58,12 +58,18 @@ def search(prepared: Path, folder: Path, pruner: str, cluster: Cluster | None, f
     job = Job(dense.network, target.units, target.allocation.widths, config.prune, config.seed)
 
     def go(executor):
-        prune_units(job, Coordinator(executor, journal, folder, config.scoring, config.prune.calibration_samples or 0, observe))
+        coordinator = Coordinator(executor, journal, folder, config.scoring, config.prune.calibration_samples or 0, observe)
+        if config.prune.mode == "independent":
+            coordinator.dense_grams()
+        else:
+            prune_units(job, coordinator)
 
     if cluster is None:
         go(InProcess(bench_of(context, dense, data, target.units, folder)))
     else:
         with on_ray(Place.of(context, dense, data, folder), cluster, observe, faults) as executor:
+            if warm:
+                executor.warm()
             go(executor)
     journal.close()
     return (folder / "journal.jsonl").read_bytes(), seen

@@ -84,7 +84,7 @@ def test_a_duplicate_key_in_the_file_is_named_with_its_line(small_config):
     (["run", "-c", "{tmp}/none.yaml", "--until", "data", "--unknown"], ["--unknown"]),
     (["shards"], ["VERB"]),
     (["shards", "make", "{tmp}"], ["destination"]),
-    (["status", "{tmp}"], ["{tmp}", "no run directory"]),
+    (["status", "{tmp}"], ["{tmp}", "no run or group directory"]),
     (["shards", "verify", "{tmp}"], ["{tmp}", "gfs shards make"]),
     (["shards", "make", "{tmp}", "{tmp}/out"], ["{tmp}", "no folder train"]),
 ])
