@@ -1,19 +1,18 @@
 """A connection to Ray: a cluster that is already there, or one that the command starts on this machine and takes down again."""
 
+import logging
 import os
 import random
 import secrets
 import shutil
-import signal
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.config.errors import BadInput, Stopped
 from pipeline.config.settings import Cluster
-from pipeline.config.stopping import SIGNALS
 from pipeline.stages.lock import is_running
 
 PREFIX = "gfs-ray-"  # of temporary directories; short, since the paths of Ray's sockets may have 107 bytes
@@ -41,9 +40,10 @@ def connected(cluster: Cluster, cpus: float, gpus: float = 0.0):
         yield ray
         return
     folder = _temporary_folder() if cluster.address is None else None
+    starter = ThreadPoolExecutor(1)
     try:
-        with _same_signals(), _temporary_files_in(folder):
-            _connect(ray, cluster, cpus, gpus, folder)
+        with _temporary_files_in(folder):
+            _await(starter.submit(_connect, ray, cluster, cpus, gpus, folder))
         yield ray
     except SystemError as error:  # Ray's C code cannot hand on what a stop signal raises inside it
         if isinstance(error.__cause__, Stopped):
@@ -51,20 +51,22 @@ def connected(cluster: Cluster, cpus: float, gpus: float = 0.0):
         raise
     finally:
         ray.shutdown()
+        starter.shutdown()
         for name in secured:
             os.environ.pop(name, None)
         if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
 
-@contextmanager
-def _same_signals():
-    """Ray puts signal handlers of its own in place; the program's come back."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _await(start) -> None:
+    """Wait for a Ray that starts in another thread: there it leaves signal handlers alone, and no stop breaks into it.
+
+    That thread has to live on: Ray's processes end with the thread that started them.
+    """
+    try:
+        start.result()
+    finally:
+        wait([start])  # half a Ray cannot be taken down
 
 
 @contextmanager
@@ -90,6 +92,7 @@ def _secured() -> dict[str, str]:
 
 def _connect(ray, cluster, cpus, gpus, folder, tries=3) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         if cluster.address is None:
             ray.init(num_cpus=cpus, num_gpus=gpus, include_dashboard=False, _temp_dir=str(folder), **quiet)
@@ -114,3 +117,12 @@ def _temporary_folder() -> Path:
         if pid.isdigit() and not is_running(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=place))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a directory in which processes that are ending may still write."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)

@@ -11,11 +11,11 @@ from tests.sweep.processes import Group
 SWEEP = "sweep: {prune: [{selector: reconstruction, refit: lsq}, {selector: l1, refit: none}], arm: [none, finetune, reinit-epochs]}\n"
 
 
-def text_of(images, runs_dir, epochs=1, sweep=SWEEP) -> str:
+def text_of(images, runs_dir, epochs=1, sweep=SWEEP, model="pipeline.networks.small:tiny", title="small") -> str:
     """The config; `epochs` of an arm, so that a test can have time to break in."""
     return (
-        f"name: small\nruns_dir: '{runs_dir}'\ndata: {{source: {images}}}\n"
-        "network: {model: 'pipeline.networks.small:tiny', num_classes: 3, in_chans: 1, img_size: 28, mean: [0.5], std: [0.25]}\n"
+        f"name: '{title}'\nruns_dir: '{runs_dir}'\ndata: {{source: {images}}}\n"
+        f"network: {{model: '{model}', num_classes: 3, in_chans: 1, img_size: 28, mean: [0.5], std: [0.25]}}\n"
         "dense: {epochs: 2, batch: 16, threads: 1}\nprune: {calibration_samples: 64}\nbudget: {prunable_macs: 50%}\n"
         f"train: {{epochs: {epochs}, batch: 16, threads: 1, checkpoint_seconds: 0}}\nscoring: {{batch: 16, block_samples: 32, block_candidates: 4}}\n"
         f"evaluate: {{recalibration_samples: 32, latency: false, threads: 1}}\ntracking: {{mode: off}}\n{sweep}"

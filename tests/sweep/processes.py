@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.stages.lock import is_live
 from tests.conftest import CONSOLE, ROOT
 
 PATIENCE = 240  # seconds that a condition may take on a busy machine
@@ -102,7 +103,7 @@ def wait_for(condition, process=None, patience=PATIENCE):
 def working(runs_dir: Path, event="epoch", stage="train") -> tuple[Path, int] | None:
     """(directory, pid) of a run that is in the middle of `stage` now."""
     for lock in Path(runs_dir).glob("*/lock.json"):
-        if (lock.parent / "group.json").exists():
+        if (lock.parent / "group.json").exists() or not is_live(lock):
             continue
         seen = events(lock.parent)
         if seen and seen[-1]["event"] == event and seen[-1].get("stage") == stage:
