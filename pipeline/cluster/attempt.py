@@ -13,7 +13,7 @@ from pathlib import Path
 from ray import tune
 
 from pipeline.chain.plan import Planned, Sweep
-from pipeline.cluster.trial import STOPPED, bundles, run_trial
+from pipeline.cluster.trial import FAILED, STOPPED, bundles, run_trial
 from pipeline.config.digests import digest
 from pipeline.config.errors import Stopped
 from pipeline.config.files import write_json, write_text
@@ -22,7 +22,7 @@ from pipeline.config.stopping import SIGNALS
 
 DEATHS = 3  # of a trial's process that Tune answers by starting it again
 ENVIRONMENT = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-BEGUN, FINISHED = "begun", "finished"
+BEGUN, FINISHED, ERROR = "begun", "finished", "error.json"
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,20 @@ def _restored(storage: Path, cluster: Cluster, recorder):
     """The results of an attempt that was cut off, brought to its end; None, with a notice, where Tune's state is damaged."""
     try:
         tuner = tune.Tuner.restore(str(storage.resolve()), _trainable(cluster), resume_unfinished=True, restart_errored=True)
-        tuner.get_results()  # raises when the state of the trials cannot be read; `fit` would begin with none
+        _check_trials(tuner)
         recorder({"event": "notice", "message": f"Tune's state {storage} is restored"})
         return tuner.fit()
     except Exception as error:  # whatever a damaged pickle raises
         _set_aside(storage, str(error).partition("\n")[0][:200] or type(error).__name__, recorder)
         return None
+
+
+def _check_trials(tuner) -> None:
+    """Raise when the state of the trials cannot be read: `fit` would begin with none."""
+    try:
+        tuner.get_results()
+    except RuntimeError as error:
+        raise ValueError("the state of its trials is missing or damaged") from error
 
 
 def _set_aside(storage: Path, reason: str, recorder) -> None:
@@ -125,13 +133,19 @@ def _ends(results, runs: dict[str, Planned]) -> dict[str, str]:
         run = runs.get(result.config["run"]["run"])
         if run is None or (run.folder / "result.json").exists():
             continue
+        end = result.metrics or {}
         if result.error is not None:
-            message = f"the process of the trial died {DEATHS + 1} times; the last time: {_reason(result.error)}"
-            run.folder.mkdir(parents=True, exist_ok=True)
-            write_json(run.folder / "error.json", {"code": 1, "message": message})
-        elif (result.metrics or {}).get("state") == STOPPED:
-            stops[run.folder.name] = result.metrics["message"]
+            _fail(run, f"the process of the trial died {DEATHS + 1} times; the last time: {_reason(result.error)}")
+        elif end.get("state") == FAILED and not (run.folder / ERROR).exists():  # before its directory was made
+            _fail(run, end["message"])
+        elif end.get("state") == STOPPED:
+            stops[run.folder.name] = end["message"]
     return stops
+
+
+def _fail(run: Planned, message: str) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_json(run.folder / ERROR, {"code": 1, "message": message})
 
 
 def _reason(error) -> str:

@@ -24,6 +24,7 @@ def run_trial(spec: dict) -> dict:
     sys.path[:] = spec["path"] + [entry for entry in sys.path if entry not in spec["path"]]
     from pipeline.chain.run import run_chain
     from pipeline.config.errors import Stopped
+    from pipeline.config.files import DISK_FULL
     from pipeline.config.load import check_plain
 
     try:
@@ -32,5 +33,7 @@ def run_trial(spec: dict) -> dict:
     except Stopped as error:
         return {"state": STOPPED, "message": str(error)}
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            return {"state": STOPPED, "message": f"{error.filename or 'a file'}: {error.strerror}; make room and run the same command"}
         traceback.print_exc()
         return {"state": FAILED, "message": str(error)}

@@ -114,7 +114,13 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize("damage", [damage if damage == "its pickle is garbage" else pytest.param(damage, marks=pytest.mark.slow) for damage in DAMAGE])
+def sampled(kinds, fast=(), slow=()):
+    """All of `kinds` for the proofs, some of them more often."""
+    marks = {kind: () for kind in fast} | {kind: pytest.mark.slow for kind in slow}
+    return [pytest.param(kind, marks=marks.get(kind, pytest.mark.proof)) for kind in kinds]
+
+
+@pytest.mark.parametrize("damage", sampled(DAMAGE, ["its pickle is garbage"], ["the state of its trials is cut short", "it was begun with other settings"]))
 def test_a_state_of_tune_that_cannot_be_restored_is_set_aside(group, pristine, damage):
     DAMAGE[damage](break_off(group))
     assert states(run_sweep(group, report)) == ["done", "done"]
@@ -123,8 +129,7 @@ def test_a_state_of_tune_that_cannot_be_restored_is_set_aside(group, pristine, d
     assert not differing(outcome(pristine[2]), outcome(group.runs_dir))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("damage", HARMLESS)
+@pytest.mark.parametrize("damage", sampled(HARMLESS, slow=["the directories of its trials are missing", "group.json is garbage"]))
 def test_a_state_that_tune_can_restore_is(group, pristine, damage):
     HARMLESS[damage](break_off(group))
     assert states(run_sweep(group, report)) == ["done", "done"]
@@ -151,6 +156,22 @@ def test_a_run_that_another_process_holds_is_left_to_it(group, monkeypatch):
     with Lock(held, "a run"), pytest.raises(Stopped, match=rf"run {held.name}: .*is locked by live process"):
         run_sweep(group, report)
     assert (group.runs[0].folder / "result.json").exists()
+    assert states(run_sweep(group, report)) == ["done", "done"]
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_even_begin_is_a_hole(group, image_folder):
+    """Its images are gone by the time the trial looks for them."""
+    break_off(group)
+    shutil.rmtree(group.folder / "tune")
+    shutil.rmtree(group.runs[1].folder)
+    away = image_folder.rename(image_folder.with_name("away"))
+    try:
+        end = run_sweep(group, report)
+    finally:
+        away.rename(image_folder)
+    assert states(end) == ["done", "failed"]
+    assert end["runs"][1]["error"] == f"data.source: {image_folder}: no such folder; give fashion-mnist, a folder of images or a folder that holds manifests"
     assert states(run_sweep(group, report)) == ["done", "done"]
 
 
