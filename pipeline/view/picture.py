@@ -82,7 +82,8 @@ def _bars(looked: RunStatus, status: dict) -> Table:
     if status["state"] != "done" and status["stage"]:
         names = [status["stage"], status["unit"], f"step {status['step']}" if status["step"] is not None else None]
         left = f"{duration(status['eta_seconds'])} left of it" if status["eta_seconds"] is not None else ""
-        words = ", ".join(part for part in (_speed(looked), left, f"{status['workers']} workers" if status["workers"] > 1 else "") if part)
+        speed = _speed(looked) if status["state"] == "running" else ""
+        words = ", ".join(part for part in (speed, left, f"{status['workers']} workers" if status["workers"] > 1 else "") if part)
         grid.add_row(cell(" ".join(name for name in names if name)), _bar(status["progress"]), cell(percent(status["progress"])), cell(words))
     words = "all stages, roughly" if status["state"] != "done" else ""
     grid.add_row(cell("whole run"), _bar(status["whole"]), cell(percent(status["whole"])), cell(words))

@@ -42,11 +42,13 @@ def group_table(group: GroupStatus, runs: list[dict], most: int | None = None) -
 def print_group(group: GroupStatus, status: dict, stream) -> None:
     """The whole table, then why runs failed, in full."""
     console = console_of(stream)
-    console.print(group_table(group, status["runs"]))
-    for run in status["runs"]:
-        if run["error"]:
-            console.print(Text(printable(f"{run['run']}: {run['error']}"), style="red"), soft_wrap=True)
-    console.print()
+    with console.capture() as drawn:  # written by ourselves: at a reader that left, rich would end the program
+        console.print(group_table(group, status["runs"]))
+        for run in status["runs"]:
+            if run["error"]:
+                console.print(Text(printable(f"{run['run']}: {run['error']}"), style="red"), soft_wrap=True)
+        console.print()
+    stream.write(drawn.get())
 
 
 def _short(key: str) -> str:

@@ -241,6 +241,18 @@ def test_the_logs_of_a_group_are_merged_by_time_and_each_line_says_whose_it_is(f
     assert stamps == sorted(stamps) and len(lines) == 2 + 2 * len(lines_of(finished))
 
 
+@pytest.mark.parametrize("verb", ["status", "logs", "watch"])
+def test_a_reader_that_leaves_is_no_error(verb, tmp_path):
+    folder, names = tmp_path / "all-0", [f"r-{number}" for number in range(2000)]
+    folder.mkdir()
+    (folder / "log.txt").write_text("2026-01-01T00:00:00.000000Z a line\n" * 5000)
+    write_group(folder, "all", "0" * 32, [(name, "0" * 32) for name in names])
+    process = started(verb, folder)
+    process.stdout.close()
+    assert process.wait(timeout=PATIENCE) == 0 and process.stderr.read() == ""
+    process.stderr.close()
+
+
 @pytest.mark.parametrize("verb", ["status", "watch", "logs", "cancel"])
 def test_what_is_no_run_is_refused_in_one_line(verb, tmp_path):
     told = run_gfs(verb, tmp_path)
@@ -308,7 +320,7 @@ def test_the_view_of_a_run_draws_the_path_and_the_epochs(tmp_path):
     console = Console(file=io.StringIO(), force_terminal=True, width=90, height=20, color_system=None)
     console.print(picture_of_run(looked, console)(looked.look()))
     shown = console.file.getvalue()
-    for part in ("r-0  stopped", "search b step 1", "█▁  2.5 -> 0.5", "81.25 %", "1 picks/s", "00:00:00 a line", "whole run"):
+    for part in ("r-0  stopped", "search b step 1", "█▁  2.5 -> 0.5", "81.25 %", "00:00:00 a line", "whole run"):
         assert part in shown, shown
 
 
