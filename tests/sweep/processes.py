@@ -57,13 +57,11 @@ class Group:
 
     def processes(self) -> dict[int, str]:
         """{pid: command line} of all that live and descend from this group's commands."""
-        mark, found = f"TMPDIR={self.scratch}".encode(), {}
+        mark, found = f"TMPDIR={self.scratch}".encode(), {}  # or a directory below it, where Ray's own leave their files
         for place in Path("/proc").glob("[0-9]*"):
-            try:
-                if mark in (place / "environ").read_bytes().split(b"\0") and "Z" not in (place / "stat").read_text().rpartition(")")[2].split()[0]:
+            with contextlib.suppress(OSError):
+                if mark in (place / "environ").read_bytes():  # a zombie has none
                     found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
         return found
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tests.sweep.processes import computed, events
+from tests.sweep.processes import computed, events, wait_for
 
 CHECK = ROOT.parent / "shared/contracts/check.py"
 
@@ -60,7 +60,7 @@ def test_the_log_of_the_group_tells_each_end(finished):
 
 def test_no_process_and_no_temporary_directory_of_ray_is_left(finished):
     group = finished[0]
-    assert not group.processes()
+    wait_for(lambda: not group.processes(), patience=20)
     assert not list(group.scratch.glob("gfs-ray-*"))
 
 

@@ -16,7 +16,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_sweep_on_a_full_disk_stops_and_goes_on_when_there_is_room(make_group, small_disk):
     folder, enlarge = small_disk
     group = make_group(runs_dir=folder / "runs", sweep="sweep: {arm: [none, finetune]}\n")

@@ -15,7 +15,6 @@ from pipeline.stages.lock import is_live
 from tests.sweep.conftest import text_of
 from tests.sweep.processes import computed, events
 
-pytestmark = pytest.mark.slow
 ARMS = "sweep: {arm: [finetune, reinit-epochs]}\n"
 
 
@@ -64,6 +63,7 @@ def search_workers() -> int:
     return found
 
 
+@pytest.mark.proof
 def test_two_trials_of_one_core_work_at_once_and_share_one_search(tmp_path, image_folder):
     with connected(Cluster(), cpus=2) as ray:
         sweep = plan(tmp_path, image_folder)
@@ -81,6 +81,7 @@ def bundles_of(ray) -> list[list[float]]:
     return [sorted(bundle.get("CPU", 0.0) for bundle in group["bundles"].values()) for group in groups]
 
 
+@pytest.mark.slow
 def test_workers_hold_all_cores_of_a_trial_and_are_gone_when_it_trains(tmp_path, image_folder):
     with connected(Cluster(), cpus=2) as ray:
         sweep = plan(tmp_path, image_folder, "cluster.workers=2")
@@ -100,6 +101,7 @@ def test_workers_hold_all_cores_of_a_trial_and_are_gone_when_it_trains(tmp_path,
     assert {event["stage"] for event in hired} == {"search"}
 
 
+@pytest.mark.proof
 def test_trials_that_need_more_cores_than_the_machine_has_run(make_group):
     cores = (os.cpu_count() or 1) + 1
     group = make_group(sweep="sweep: {arm: [none]}\n")

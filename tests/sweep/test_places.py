@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_odd_names_and_relative_paths_mean_the_same_inside_trials(make_group, tmp_path):
     place = tmp_path / "a user's pläce #1 50%20"
     place.mkdir()
