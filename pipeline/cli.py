@@ -129,8 +129,10 @@ def _sweep(options) -> None:
 
     from pipeline.cluster.sweep import run_sweep
     from pipeline.report.build import build_report
+    from pipeline.view.watching import group_shown
 
-    group = run_sweep(sweep, lambda folder: build_report([folder], folder / "report"))
+    with group_shown(sweep.folder, sys.stderr):
+        group = run_sweep(sweep, lambda folder: build_report([folder], folder / "report"))
     print(summarise_group(sweep.folder, group))
     print(sweep.folder)
     failed = [run for run in group["runs"] if run["state"] == "failed"]

@@ -6,11 +6,14 @@ import time
 from dataclasses import dataclass, field
 
 from pipeline.chain.asking import Place
+from pipeline.cluster.session import check_running
 from pipeline.cluster.worker import Worker
 from pipeline.config.errors import Failed, Stopped
 from pipeline.config.settings import Cluster
 
 TOLD_SECONDS = 20.0  # workers that are not there by then are told of
+ALIVE_SECONDS = 10.0  # in which a worker that is silent for too long must give a sign of life
+CHECK_SECONDS = 5.0  # between two looks at whether the cluster itself is still there
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Hand:
     actor: object
     opened: object
     tasks: list[Task] = field(default_factory=list)
+    heard: float = 0.0  # when it last showed to be alive
 
     @property
     def ready(self) -> bool:
@@ -51,7 +55,8 @@ class Crew:
         self.faults = ray.cloudpickle.dumps(faults) if faults else None
         self.hired = 0
         self.lost: list[str] = []
-        self.began, self.told = time.monotonic(), False
+        self.began = self.checked = time.monotonic()
+        self.told = False
         self.hands = [self._hire() for _ in range(cluster.workers)]
 
     def _hire(self) -> Hand:
@@ -61,12 +66,29 @@ class Crew:
             from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.group)
-        actor = self.ray.remote(Worker).options(**options).remote(self.place, number, os.getcwd(), sys.path, self.faults)
+        worker = self.ray.remote(concurrency_groups={"life": 1})(Worker).options(**options)
+        actor = worker.remote(self.place, number, os.getcwd(), sys.path, self.faults)
         return Hand(number, actor, actor.open.remote())
 
     @property
     def ready(self) -> list[Hand]:
         return [hand for hand in self.hands if hand.ready]
+
+    def silent(self) -> list[Hand]:
+        """Workers that had a question for `cluster.wait_seconds` and then gave no sign of life. Long work alone loses none."""
+        now = time.monotonic()
+        asked = [hand for hand in self.ready if hand.tasks and now - max(hand.heard, hand.tasks[0].since) > self.cluster.wait_seconds]
+        if not asked:
+            return []
+        signs = {hand.actor.alive.options(concurrency_group="life").remote(): hand for hand in asked}
+        heard = self.ray.wait(list(signs), num_returns=len(signs), timeout=ALIVE_SECONDS)[0]
+        for sign in heard:
+            hand = signs.pop(sign)
+            hand.heard = time.monotonic()
+            task = hand.tasks[0]
+            message = f"cluster: worker {hand.number} is alive, at one block of {task.statistic} for {now - task.since:.0f} s"
+            self.observe({"event": "notice", "message": message})
+        return list(signs.values())
 
     def opened(self, hand: Hand) -> None:
         """Its network and data are loaded. Raises what it met while loading."""
@@ -96,7 +118,10 @@ class Crew:
         self.observe({"event": "workers", "alive": len(self.ready), "wanted": self.cluster.workers, "lost": len(self.lost)})
 
     def check_room(self) -> None:
-        """Tell once of workers for which there is no room; raise Stopped when none came in `cluster.wait_seconds`."""
+        """Tell once of workers for which there is no room. Raises Stopped when none came in `cluster.wait_seconds`, or no cluster is left."""
+        if time.monotonic() - self.checked > CHECK_SECONDS:
+            check_running(self.ray)
+            self.checked = time.monotonic()
         waited, missing = time.monotonic() - self.began, self.cluster.workers - len(self.ready)
         if missing and not self.told and waited > TOLD_SECONDS:
             self.told = True

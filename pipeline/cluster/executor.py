@@ -43,12 +43,13 @@ class OnRay:
 
     def __init__(self, ray, crew: Crew, observe):
         self.ray, self.crew, self.observe = ray, crew, observe
+        found = ray.exceptions
+        self.losses = found.RayActorError, found.ObjectLostError, found.WorkerCrashedError, found.NodeDiedError, found.OutOfMemoryError
         self.asking = 0
         self.homes: dict[tuple[int, int], Hand] = {}  # sample block -> the worker that holds its activations
         self.seconds: dict[str, deque] = {}  # of the latest answers of each statistic
         self.shares: dict[str, Counter] = {}  # answers that counted, by statistic and worker
         self.ignored = 0  # second answers
-        self.heard = time.monotonic()
         self.told_idle = False
 
     def warm(self) -> None:
@@ -76,7 +77,7 @@ class OnRay:
             return None
         try:
             answer = self.ray.get(self.answered[turn])
-        except (self.ray.exceptions.ObjectLostError, self.ray.exceptions.RayActorError):
+        except self.losses:
             del self.answered[turn]
             self._ask_again(turn)
             return None
@@ -149,12 +150,8 @@ class OnRay:
             first += self.ray.wait(rest, num_returns=len(rest), timeout=0)[0]
         for ref in first:
             self._note(said[ref])
-        if first:
-            self.heard = time.monotonic()
-        elif time.monotonic() - self.heard > crew.cluster.wait_seconds:
-            for hand in [hand for hand in crew.ready if hand.tasks]:
-                self._lose(hand, f"no sign of life for {crew.cluster.wait_seconds:g} s")
-            self.heard = time.monotonic()
+        for hand in crew.silent():
+            self._lose(hand, f"no sign of life for {crew.cluster.wait_seconds:g} s")
         crew.check_room()
 
     def _note(self, hand: Hand) -> None:
@@ -163,7 +160,7 @@ class OnRay:
                 return self.crew.opened(hand)
             task = hand.tasks[0]
             receipt = self.ray.get(task.receipt)
-        except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
+        except self.losses as error:
             return self._lose(hand, _reason(error))
         del hand.tasks[0]
         if hand.tasks:

@@ -5,6 +5,7 @@ import os
 import random
 import secrets
 import shutil
+import socket
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,6 +16,8 @@ from pipeline.config.errors import BadInput, Stopped
 from pipeline.config.settings import Cluster
 from pipeline.stages.lock import is_running
 
+CONNECT_SECONDS = 10.0  # for a cluster's head to answer at all; Ray itself would try for many minutes
+PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds in which a head may come back
 PREFIX = "gfs-ray-"  # of temporary directories; short, since the paths of Ray's sockets may have 107 bytes
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -30,6 +33,9 @@ _TOKEN = secrets.token_hex(32)  # one per process: Ray's client reads it once
 @contextmanager
 def connected(cluster: Cluster, cpus: float, gpus: float = 0.0):
     """Inside, `ray` is connected. A local Ray has `cpus` and `gpus` to give; inside a Ray process its own connection is used."""
+    if cluster.address is not None:
+        check_address(cluster.address)
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # of half a minute each, where something listens that is no Ray
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     secured = _secured() if cluster.address is None else {}
@@ -56,6 +62,35 @@ def connected(cluster: Cluster, cpus: float, gpus: float = 0.0):
             os.environ.pop(name, None)
         if folder:
             _remove(folder)
+
+
+def check_address(address: str) -> None:
+    """Refuse, within seconds, an address at which no Ray can be."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise BadInput(f"cluster.address: {address!r} is no address of a Ray cluster; give host:port as `ray start --head` prints it, or auto")
+    try:
+        _touch(host, port)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise BadInput(f"cluster.address: {address}: no Ray answers there ({error}); start one with `ray start --head`") from error
+
+
+def check_running(ray) -> None:
+    """Stop when the cluster's head is gone and stays away; Ray itself would end this very process, after a minute."""
+    address = ray.get_runtime_context().gcs_address
+    for pause in (*PAUSES, None):
+        try:
+            return _touch(*address.rsplit(":", 1))
+        except OSError as error:
+            if pause is None:
+                raise Stopped(f"cluster: the Ray cluster at {address} went down ({error}); run the same command to go on") from error
+            time.sleep(pause)
+
+
+def _touch(host: str, port: str) -> None:
+    socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def _await(start) -> None:
@@ -100,7 +135,8 @@ def _connect(ray, cluster, cpus, gpus, folder, tries=3) -> None:
             ray.init(address=cluster.address, **quiet)
     except (ConnectionError, ValueError, PermissionError) as error:
         reason = str(error).partition("\n")[0]
-        raise BadInput(f"cluster.address: {cluster.address}: no Ray answers there ({reason}); start one with `ray start --head`") from error
+        message = f"cluster.address: {cluster.address}: no Ray lets us in ({reason}); start one with `ray start --head`, or give its RAY_AUTH_TOKEN"
+        raise BadInput(message) from error
     except (RuntimeError, TimeoutError, OSError) as error:
         if tries > 1:  # two that start at the same moment may pick the same port
             ray.shutdown()

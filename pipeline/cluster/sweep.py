@@ -30,6 +30,7 @@ def run_sweep(sweep: Sweep, report) -> dict:
     make_folder(folder, sweep.runs_dir)
     with Lock(folder, f"group {folder.name}"):
         write_text(folder / "config.yaml", dump(sweep.plain))
+        _written(sweep)
         recorder = Recorder(folder)
         try:
             _run_trials(sweep, recorder)

@@ -50,6 +50,9 @@ class Worker:
 
         return _guarded(work)
 
+    def alive(self) -> None:
+        """A sign of life: it comes while an answer is at work, since the crew calls it on a thread of its own."""
+
     def forget(self, samples: tuple[int, int]) -> None:
         """Let go of a sample block that another worker took over."""
         self.actor.walk.held.pop(samples, None)

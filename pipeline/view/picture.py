@@ -12,7 +12,7 @@ from pipeline.view.table import COLOURS, cell, group_table
 from pipeline.view.words import accuracies, counts, duration, percent, printable
 
 BLOCKS, LEVELS = " ▁▂▃▄▅▆▇█", 8
-LOG_LINES, SPARK_WIDTH, BAR_WIDTH = 6, 40, 40
+LOG_LINES, SPARK_WIDTH, BAR_WIDTH = 6, 40, 20
 FRAME = 7  # lines of a group's view beside its rows
 
 
@@ -81,10 +81,11 @@ def _bars(looked: RunStatus, status: dict) -> Table:
     grid = _grid()
     if status["state"] != "done" and status["stage"]:
         names = [status["stage"], status["unit"], f"step {status['step']}" if status["step"] is not None else None]
-        left = f"{duration(status['eta_seconds'])} left of it" if status["eta_seconds"] is not None else ""
+        left = f"{duration(status['eta_seconds'])} left" if status["eta_seconds"] is not None else ""
         speed = _speed(looked) if status["state"] == "running" else ""
         words = ", ".join(part for part in (speed, left, f"{status['workers']} workers" if status["workers"] > 1 else "") if part)
-        grid.add_row(cell(" ".join(name for name in names if name)), _bar(status["progress"]), cell(percent(status["progress"])), cell(words))
+        name = cell(" ".join(name for name in names if name))
+        grid.add_row(name, _bar(status["progress"]), cell(percent(status["progress"])), Text(printable(words)))
     words = "all stages, roughly" if status["state"] != "done" else ""
     grid.add_row(cell("whole run"), _bar(status["whole"]), cell(percent(status["whole"])), cell(words))
     return grid

@@ -1,10 +1,13 @@
 """`gfs watch`: a live view on a terminal, a line per change elsewhere. It only looks: the work does not hang on it."""
 
+import threading
 import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from rich.live import Live
 
-from pipeline.config.errors import Stopped
+from pipeline.config.errors import BadInput, Stopped
 from pipeline.stages.status import GroupStatus, open_status
 from pipeline.view.ending import LOOK_SECONDS, Ending
 from pipeline.view.picture import picture_of_group, picture_of_run
@@ -29,6 +32,37 @@ def watch(path: str, stream) -> None:
             live.update(picture(status, final=True), refresh=True)
     except Stopped:
         return  # of the watching, by a signal
+
+
+@contextmanager
+def group_shown(folder: Path, stream):
+    """Inside, the live view of the group that this process works on, below what it prints; nothing where there is no terminal."""
+    if not stream.isatty():
+        yield
+        return
+    console, ended = console_of(stream), threading.Event()
+    with Live(console=console, auto_refresh=False) as live:
+        drawing = threading.Thread(target=_draw, args=(folder, console, live, ended), daemon=True)
+        drawing.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            drawing.join()
+
+
+def _draw(folder: Path, console, live: Live, ended: threading.Event) -> None:
+    """Draw the group from when it is there until `ended`."""
+    while not (folder / "group.json").exists():
+        if ended.wait(LOOK_SECONDS):
+            return
+    looked = GroupStatus(folder)
+    picture = picture_of_group(looked, console)
+    has_ended = False
+    while not has_ended:
+        has_ended = ended.wait(LOOK_SECONDS)
+        with suppress(BadInput, OSError):  # what cannot be read is told by the work itself
+            live.update(picture(looked.look(), final=has_ended), refresh=True)
 
 
 def _looks(looked):

@@ -39,10 +39,15 @@ def events(runs: Path, kind: str) -> list[dict]:
     return [event for text in texts for event in map(json.loads, text.splitlines()) if event["event"] == kind]
 
 
-def search(prepared: Path, folder: Path, pruner: str, cluster: Cluster | None, faults=None, watch=None, warm=False) -> tuple[bytes, list[dict]]:
-    """(journal, events) of the search alone, on workers that meet `faults`; `watch(event)` sees each event as it comes; `warm`: all workers load first."""
+def search(
+    prepared: Path, folder: Path, pruner: str, cluster: Cluster | None, faults=None, watch=None, warm=False, overrides=()
+) -> tuple[bytes, list[dict]]:
+    """(journal, events) of the search alone, on workers that meet `faults`.
+
+    `watch(event)` sees each event as it comes; with `warm` all workers load first.
+    """
     folder.mkdir(parents=True)
-    config = load_config(str(TINY), [f"runs_dir={prepared}", *QUIET, *PRUNERS[pruner]])
+    config = load_config(str(TINY), [f"runs_dir={prepared}", *QUIET, *PRUNERS[pruner], *overrides])
     seen: list[dict] = []
 
     def observe(event):

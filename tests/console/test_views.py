@@ -1,5 +1,7 @@
 """Status, watch, logs, cancel and clean of real runs, through the installed command, on pipes and on a terminal."""
 
+import codecs
+import contextlib
 import io
 import json
 import os
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 from fcntl import ioctl
 from pathlib import Path
@@ -75,26 +78,25 @@ def finished(small_config, tmp_path) -> Path:
 class Terminal:
     """A command on a terminal of its own; what it wrote so far."""
 
-    def __init__(self, *arguments, rows=24, columns=100):
+    def __init__(self, *arguments, rows=24, columns=100, env=ENVIRONMENT):
         self.ours, theirs = pty.openpty()
         ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         command = [sys.executable, "-c", OWN_TERMINAL, CONSOLE, *map(str, arguments)]
-        self.process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+        self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
         os.close(theirs)
-        os.set_blocking(self.ours, False)
         self.written = ""
+        self.reading = threading.Thread(target=self._read)
+        self.reading.start()
 
-    def read(self) -> str:
-        try:
+    def _read(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        with contextlib.suppress(OSError):  # the last process on the terminal has ended
             while part := os.read(self.ours, 65536):
-                self.written += part.decode("utf-8", "replace")
-        except (BlockingIOError, OSError):
-            pass
-        return self.written
+                self.written += decoder.decode(part)
 
     def end(self) -> int:
-        wait_for(lambda: (self.read(), self.process.poll())[1] is not None)
-        self.read()
+        self.process.wait(timeout=PATIENCE)
+        self.reading.join(timeout=PATIENCE)
         os.close(self.ours)
         return self.process.returncode
 
@@ -159,11 +161,11 @@ def test_a_log_is_followed_across_a_kill_that_tore_its_last_line_and_a_resume(be
 def test_the_live_view_of_a_run_redraws_and_ctrl_c_ends_only_the_view(begun):
     process, folder = begun
     terminal = Terminal("watch", folder)
-    wait_for(lambda: terminal.read().count("whole run") >= 3)
+    wait_for(lambda: terminal.written.count("whole run") >= 3)
     os.write(terminal.ours, b"\x03")
     assert terminal.end() == 0 and process.poll() is None
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.written)
-    assert all(word in shown for word in (folder.name, "running", "train", "validation top-1", "epoch", "left of it")), shown
+    assert all(word in shown for word in (folder.name, "running", "train", "validation top-1", "epoch", "/s, ", " left ")), shown
     assert "\x1b[?25h" in terminal.written.rpartition("\x1b[?25l")[2], "the cursor is shown again"
     assert "Traceback" not in shown
 
@@ -171,7 +173,8 @@ def test_the_live_view_of_a_run_redraws_and_ctrl_c_ends_only_the_view(begun):
 def test_a_sweep_is_watched_and_cancelled_and_its_runs_only_with_it(small_config, tmp_path):
     scratch = tempfile.mkdtemp(prefix="gs-")  # short: paths of Ray's sockets may have 107 bytes
     environment = ENVIRONMENT | {"TMPDIR": scratch}
-    sweep = started("sweep", "-c", small_config, "sweep={arm: [none, finetune]}", f"train.epochs={LONG}", env=environment, stderr=subprocess.DEVNULL)
+    terminal = Terminal("sweep", "-c", small_config, "sweep={arm: [none, finetune]}", f"train.epochs={LONG}", env=environment)
+    sweep = terminal.process
     try:
         folder = wait_for(lambda: next(iter((tmp_path / "runs").glob("*/group.json")), None)).parent
         watching = started("watch", folder)
@@ -185,7 +188,8 @@ def test_a_sweep_is_watched_and_cancelled_and_its_runs_only_with_it(small_config
         refused = run_gfs("cancel", tmp_path / "runs" / name)
         assert refused.returncode == 2 and f"gfs cancel {folder}" in refused.stderr
         told = run_gfs("cancel", folder)
-        assert told.returncode == 0 and sweep.wait(timeout=PATIENCE) == 75
+        assert told.returncode == 0 and terminal.end() == 75
+        assert all(word in terminal.written for word in ("runs to do", "0 of 2 runs done, 1 running", "1 stopped", "stopped by SIGTERM"))
         assert told.stdout.strip() == f"{folder.name}: stopped; go on with: gfs sweep -c {folder}/config.yaml"
         lines = watching.stdout.read().splitlines()
         assert watching.wait(timeout=PATIENCE) == 0 and lines[-1].startswith(f"{folder.name}: stopped")
@@ -194,7 +198,7 @@ def test_a_sweep_is_watched_and_cancelled_and_its_runs_only_with_it(small_config
         assert plan_sweep(folder / "config.yaml").folder == folder
     finally:
         sweep.kill()
-        sweep.communicate()
+        sweep.wait()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
