@@ -4,6 +4,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from pipeline.chain.context import Context
 from pipeline.chain.sources import Dense, open_dense, splits_of
 from pipeline.chain.target import units_and_cost
@@ -52,6 +54,7 @@ def executor_of(context: Context, dense: Dense, data: Done, units: Units, folder
     order = scoring_order(split, config.seed)
     if lacking := classes_missing(split, order, config.prune.calibration_samples or len(order)):
         context.observe({"event": "notice", "message": f"prune.calibration_samples: no image of class {', '.join(lacking[:5])}; raise it"})
+    torch.set_num_threads(config.scoring.threads)  # the choosing too is the same, to the last digit, wherever it happens
     if not config.cluster.workers:
         yield InProcess(bench_of(context, dense, data, units, folder))
         return

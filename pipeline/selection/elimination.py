@@ -1,4 +1,8 @@
-"""Engine `forward`: greedy choice of neurons to be re-fitted, by pivoted block elimination on (G', C')."""
+"""Engine `forward`: greedy choice of neurons to be re-fitted, by pivoted block elimination on (G', C').
+
+The elimination looks left: what a pick explains is kept as K rows, and of the residual matrix only the diagonal blocks are
+brought up to date. A pick reads the rows before it, (picks x K) x NK numbers, where the whole residual has NK x NK.
+"""
 
 from dataclasses import dataclass
 
@@ -23,20 +27,20 @@ def forward(q: Quadratic, ridge: float, count: int | None = None) -> list[Pick]:
     The gain of j is tr(C_j R_jj^-1 C_j^T) on the residual matrices; each pick is eliminated by one rank-K update. Dead
     neurons come last, by index; neurons the picked ones explain come before them, by index. Ties go to the lowest index.
     """
-    full = ridged(q, ridge)
-    gram, cross, columns, width = full.gram.clone(), full.cross.clone(), q.columns, q.width
-    count = width if count is None else count
+    full, width = ridged(q, ridge), q.width
+    count = width if count is None else min(count, width)
+    residual = _Residual(full, count)
     total = full.total if full.total > 0 else 1.0
-    strength = float(full.gram.diagonal().mean() - q.gram.diagonal().mean()) * columns
-    trace = _traces(q.gram, columns)
+    strength = float(full.gram.diagonal().mean() - q.gram.diagonal().mean()) * q.columns
+    trace = q.gram.diagonal().view(-1, q.columns).sum(1)
     dead = trace <= q.tolerance * trace.mean()
     open_ = ~dead
     error, picks = full.total, []
     while len(picks) < count:
-        eligible = open_ & (_traces(gram, columns) - strength > q.tolerance * trace)
+        eligible = open_ & (residual.traces() - strength > q.tolerance * trace)
         if not bool(eligible.any()):
             break
-        gains = torch.where(eligible, _gains(gram, cross, columns, q.tolerance), -torch.inf)
+        gains = torch.where(eligible, residual.gains(), -torch.inf)
         best = int(gains.argmax())
         best = int(torch.nonzero(gains == gains[best])[0])
         others = gains.clone()
@@ -45,41 +49,58 @@ def forward(q: Quadratic, ridge: float, count: int | None = None) -> list[Pick]:
         error = max(error - float(gains[best]), 0.0)
         picks.append(Pick(best, error / total, margin, int(eligible.sum())))
         open_[best] = False
-        _eliminate(gram, cross, best, columns, q.tolerance)
+        residual.eliminate(best)
     rest = [int(j) for j in torch.nonzero(open_).flatten()] + [int(j) for j in torch.nonzero(dead).flatten()]
     for i, j in enumerate(rest[: count - len(picks)]):
         if strength > 0:  # its own pull toward the old weights is still in T'; without ridge it adds nothing
-            error = max(error - _eliminate(gram, cross, j, columns, q.tolerance), 0.0)
+            error = max(error - residual.eliminate(j), 0.0)
         picks.append(Pick(j, error / total, None, len(rest) - i))
     return picks
 
 
-def _traces(gram: torch.Tensor, columns: int) -> torch.Tensor:
-    return gram.diagonal().view(-1, columns).sum(1)
+class _Residual:
+    """G' and C' less what the picked neurons explain: G' - V^T V with V (rows, NK), its diagonal blocks (N, K, K), and C'."""
+
+    def __init__(self, full: Quadratic, count: int):
+        self.gram, self.cross, self.columns, self.tolerance = full.gram, full.cross.clone(), full.columns, full.tolerance
+        tiles = full.gram.view(full.width, full.columns, full.width, full.columns)
+        self.blocks = tiles.diagonal(dim1=0, dim2=2).permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
+        self.explained, self.rank = full.gram.new_empty(count * full.columns, len(full.gram)), 0
+
+    def traces(self) -> torch.Tensor:
+        return self.blocks.diagonal(dim1=1, dim2=2).sum(1)
+
+    def gains(self) -> torch.Tensor:
+        """tr(C_j R_jj^-1 C_j^T) of every neuron j: (N,)."""
+        if self.columns == 1:
+            return (self.cross**2).sum(0) / self.blocks.view(-1)
+        parts = self.cross.view(-1, len(self.blocks), self.columns).permute(1, 2, 0)
+        factor, failed = torch.linalg.cholesky_ex(self.blocks)
+        gains = (torch.linalg.solve_triangular(factor, parts, upper=False) ** 2).sum((1, 2))
+        diagonals = factor.diagonal(dim1=1, dim2=2), self.blocks.diagonal(dim1=1, dim2=2)
+        weak = (failed > 0) | (diagonals[0].amin(1) ** 2 <= self.tolerance * diagonals[1].amax(1))
+        if bool(weak.any()):  # rank-deficient blocks, such as 3 x 3 columns on 1 x 1 maps
+            inverse = torch.linalg.pinv(self.blocks[weak], hermitian=True, rtol=self.tolerance)
+            gains[weak] = torch.einsum("jkm,jkl,jlm->j", parts[weak], inverse, parts[weak])
+        return gains
+
+    def eliminate(self, neuron: int) -> float:
+        """Take out what neuron j explains; its gain."""
+        at = slice(neuron * self.columns, (neuron + 1) * self.columns)
+        known = self.explained[: self.rank]
+        rows = self.gram[at] - known[:, at].T @ known
+        root = _inverse_root(rows[:, at], self.tolerance)
+        new, part = root @ rows, self.cross[:, at] @ root.T
+        self.explained[self.rank : self.rank + len(new)] = new
+        self.rank += len(new)
+        self.cross.addmm_(part, new, alpha=-1)
+        per_neuron = new.view(len(new), -1, self.columns).transpose(0, 1)
+        self.blocks.baddbmm_(per_neuron.transpose(1, 2), per_neuron, alpha=-1)
+        return float((part**2).sum())
 
 
-def _gains(gram, cross, columns, tolerance) -> torch.Tensor:
-    """tr(C_j R_jj^-1 C_j^T) of every neuron j: (N,)."""
-    if columns == 1:
-        return (cross**2).sum(0) / gram.diagonal()
-    width = gram.shape[0] // columns
-    blocks = gram.view(width, columns, width, columns).diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
-    parts = cross.view(-1, width, columns).permute(1, 2, 0)
-    factor, failed = torch.linalg.cholesky_ex(blocks)
-    gains = (torch.linalg.solve_triangular(factor, parts, upper=False) ** 2).sum((1, 2))
-    weak = (failed > 0) | (factor.diagonal(dim1=1, dim2=2).amin(1) ** 2 <= tolerance * blocks.diagonal(dim1=1, dim2=2).amax(1))
-    if bool(weak.any()):  # rank-deficient blocks, such as 3 x 3 columns on 1 x 1 maps
-        inverse = torch.linalg.pinv(blocks[weak], hermitian=True, rtol=tolerance)
-        gains[weak] = torch.einsum("jkm,jkl,jlm->j", parts[weak], inverse, parts[weak])
-    return gains
-
-
-def _eliminate(gram, cross, neuron, columns, tolerance) -> float:
-    """Take what neuron j explains out of the residual matrices, in place; its gain."""
-    at = slice(neuron * columns, (neuron + 1) * columns)
-    rows, part, pivot = gram[at].clone(), cross[:, at].clone(), gram[at, at]
-    inverse = 1 / pivot if columns == 1 else torch.linalg.pinv(pivot, hermitian=True, rtol=tolerance)
-    explained = inverse @ rows
-    gram.sub_(rows.T @ explained)
-    cross.sub_(part @ explained)
-    return float(((part @ inverse) * part).sum())
+def _inverse_root(pivot: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """R (rank, K) with R^T R the pseudo-inverse of the pivot block."""
+    values, vectors = torch.linalg.eigh(pivot)
+    held = values > tolerance * values[-1]
+    return (vectors[:, held] / values[held].sqrt()).T

@@ -1,6 +1,7 @@
 """One journal whatever the number of workers; each axis of the work is really shared."""
 
 import pytest
+import torch
 
 from pipeline.config.settings import Cluster
 from tests.cluster.conftest import PRUNERS
@@ -12,7 +13,9 @@ def test_in_process_and_one_two_or_four_workers_write_the_same_bytes(prepared, r
     alone = chain(prepared, tmp_path / "0", pruner)
     assert any(name.endswith("journal.jsonl") for name in alone)
     for workers in (1, 2, 4):
+        torch.set_num_threads(2)  # as an earlier stage may have left it
         assert chain(prepared, tmp_path / str(workers), pruner, f"cluster.workers={workers}") == alone
+        assert torch.get_num_threads() == 1, "the coordinator chooses with scoring.threads"
 
 
 @pytest.mark.parametrize("pruner, statistic", [("reconstruction-sequential", "gram"), ("reconstruction-independent", "gram_dense"), ("loss", "loss")])
