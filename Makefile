@@ -23,7 +23,7 @@ slow: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not proof'
 
 proof: setup
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m proof -s
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m proof -rP
 
 clean:
 	rm -rf .venv build *.egg-info
