@@ -4,10 +4,13 @@ import argparse
 import os
 import sys
 import traceback
+from importlib.metadata import version
 
 from pipeline.config.errors import BadInput, Failed, Stopped
 from pipeline.config.files import DISK_FULL
 from pipeline.config.stopping import finish, raise_on_signals
+
+PATH = "a directory that `gfs run` or `gfs sweep` printed"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +64,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gfs", description="Structured pruning by greedy selection.")
+    parser.add_argument("--version", action="version", version=f"goodsubnets {version('goodsubnets')}")
     verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
 
     def verb(name, function, description, parent=verbs):
@@ -70,33 +74,33 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     run = _with_config(verb("run", _run, "one run: every stage of the config, resuming what exists"))
-    run.add_argument("--until", metavar="STAGE", help="stop after this stage and print its directory")
+    run.add_argument("--until", metavar="STAGE", help="stop after data, dense, baseline, search, shrink, ... and print that stage's directory")
     _with_config(verb("sweep", _sweep, "a group: every combination of the config's sweep lists, resuming what exists; then the report"))
     _with_config(verb("check", _check, "dry run: config, data, network, dense accuracy, budgets, estimates"))
     bench = verbs.add_parser("bench", help="measured ratios").add_subparsers(required=True, metavar="WHAT", parser_class=_Parser)
     scaling = verb("scaling", _bench_scaling, "two Ray workers beside two bare processes that do the halves", bench)
     scaling.add_argument("--json", metavar="FILE", help="write the rows there too")
     status = verb("status", _status, "where a run or a group stands")
-    status.add_argument("path")
-    status.add_argument("--json", action="store_true")
-    verb("watch", _watch, "a run or a group, live, until its work ends; Ctrl-C ends the watching only").add_argument("path")
+    status.add_argument("path", help=PATH)
+    status.add_argument("--json", action="store_true", help="one object, as the schema `status` says")
+    verb("watch", _watch, "a run or a group, live, until its work ends; Ctrl-C ends the watching only").add_argument("path", help=PATH)
     logs = verb("logs", _logs, "the log of a run; of a group those of all its runs, merged by time")
-    logs.add_argument("path")
+    logs.add_argument("path", help=PATH)
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what comes, until the work ends")
     cancel = verb("cancel", _cancel, "stop a live run or group of this machine so that the same command goes on")
-    cancel.add_argument("path")
+    cancel.add_argument("path", help=PATH)
     clean = verb("clean", _clean, "remove stages that no run names, and what kills left behind")
     clean.add_argument("runs_dir", nargs="?", default="runs", metavar="RUNS_DIR", help="the place of runs; default: runs")
     clean.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     report = verb("report", _make_report, "tables, figures and one page from run and group directories")
-    report.add_argument("paths", nargs="+", metavar="PATH", help="a directory that `gfs run` or `gfs sweep` printed")
+    report.add_argument("paths", nargs="+", metavar="PATH", help=PATH)
     report.add_argument("--out", required=True, metavar="DIR", help="report.html, report.md, results.csv, tables.tex and figures/ go there")
     shards = verbs.add_parser("shards", help="make or verify WebDataset shards").add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
     make = verb("make", _make_shards, "shards and manifests from fashion-mnist or an image folder", shards)
-    make.add_argument("source")
-    make.add_argument("destination")
+    make.add_argument("source", help="fashion-mnist, or a folder of images")
+    make.add_argument("destination", help="a new folder")
     verify = verb("verify", _verify_shards, "check counts, sizes, sha256 and labels of a manifest or a folder of them", shards)
-    verify.add_argument("path")
+    verify.add_argument("path", help="a manifest.json, or what `gfs shards make` printed")
     return parser
 
 

@@ -1,5 +1,6 @@
 """Who answers the questions of a run: an actor in this process, or workers on Ray, each with a bench of its own."""
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from pipeline.chain.context import Context
 from pipeline.chain.sources import Dense, open_dense, splits_of
 from pipeline.chain.target import units_and_cost
-from pipeline.config.settings import Config
+from pipeline.config.settings import Cluster, Config
 from pipeline.data.streams import ScoringStream, classes_missing, scoring_order
 from pipeline.networks.units import Units
 from pipeline.search.actor import Bench
@@ -45,6 +46,16 @@ def bench_of(context: Context, dense: Dense, data: Done, units: Units, folder: P
     config, split = context.config, splits_of(data).train
     stream = ScoringStream(split, scoring_order(split, config.seed), dense.preprocess, config.scoring.batch)
     return Bench(dense.network, units, stream, config.scoring, folder, context.device, config.seed)
+
+
+def check_cluster(cluster: Cluster, say) -> None:
+    """Refuse an address at which no Ray answers; say when this machine has fewer cores than its workers ask for."""
+    if cluster.address is not None:
+        from pipeline.cluster.session import check_address
+
+        check_address(cluster.address)
+    elif cluster.workers * cluster.cpus > (cores := os.cpu_count() or 1):
+        say(f"cluster.workers: {cluster.workers} of {cluster.cpus:g} CPU each, but this machine has {cores} cores: they take turns")
 
 
 @contextmanager

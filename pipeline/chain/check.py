@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.chain.asking import check_cluster
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.gate import refuse_below_gate
 from pipeline.chain.plan import Sweep
@@ -30,9 +31,13 @@ GIB = 2**30
 def check_run(config: Config, say) -> None:
     """Config, data, network, dense gate, budgets, and an estimate of time, memory and disk. Raises BadInput."""
     context = Context(config, Store(Path(config.runs_dir), device_of(config)), lambda event: None)
+    check_cluster(config.cluster, lambda message: say(f"warning: {message}"))
     plan, origin = plan_of(context), origin_of(config)
     samples = preview(config.data, origin)
     say(f"data: {samples['train'].total} training and {samples['test'].total} test images, {origin.classes} classes")
+    for split, limit in (("train", config.data.train_samples), ("test", config.data.test_samples)):
+        if limit and limit > samples[split].total:
+            say(f"warning: data.{split}_samples: {limit}, but there are {samples[split].total}: all of them are taken")
     lacking = samples["train"].classes_without_samples()
     if lacking:
         say(f"warning: no training sample of class {', '.join(map(str, lacking[:5]))}")

@@ -59,19 +59,38 @@ def plan_sweep(path: str, overrides=()) -> Sweep:
     plain = read_plain(path, overrides)
     runs: dict[str, Planned] = {}
     known: dict[str, dict] = {}
-    for combination in combine(plain):
+    combinations = list(combine(plain))
+    for combination in combinations:
         try:
-            config = check_plain(combination, path)
-            widths, inputs = _widths(config, known), _inputs(config, known)
+            config, widths, inputs = _looked_at(combination, path, known)
         except BadInput as error:
+            if _all_say(str(error), combinations, path, known):
+                raise
             swept = ", ".join(f"{key}={_value(combination, key)}" for key in plain.get("sweep") or {})
-            raise type(error)(f"{error} (in the combination {swept})" if swept else str(error)) from error
+            raise type(error)(f"{error} (in the combination {swept})") from error
         if len({config.name, *(run.config.name for run in runs.values())}) > 1:
             raise BadInput(f"{path}: sweep: name: a group has one name; take name out of sweep")
         name = run_hash(config, inputs)
         runs.setdefault(name, Planned(combination, config, name, _stages_of(config, widths)))
     first = next(iter(runs.values())).config
     return Sweep(first.name, first.runs_dir, plain, _spread(list(runs.values())))
+
+
+def _looked_at(combination: dict, path: str, known: dict) -> tuple[Config, dict, dict]:
+    config = check_plain(combination, path)
+    return config, _widths(config, known), _inputs(config, known)
+
+
+def _all_say(message: str, combinations: list[dict], path: str, known: dict) -> bool:
+    """Whether what is wrong with one combination is wrong with all: then it is not the combination's fault."""
+    for combination in combinations:
+        try:
+            _looked_at(combination, path, known)
+            return False
+        except BadInput as error:
+            if str(error) != message:
+                return False
+    return True
 
 
 def _inputs(config: Config, known: dict) -> dict[str, str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.chain.arm import LAST, run_train
+from pipeline.chain.asking import check_cluster
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.gate import refuse_below_gate
 from pipeline.chain.measuring import run_baseline, run_evaluate, run_untrained
@@ -76,6 +77,7 @@ def run_chain(config: Config, until: str | None = None, group: str | None = None
         tracker = Tracker(config.tracking, folder, about, recorder)
         try:
             recorder({"event": "run", "run": folder.name, "state": "running"})
+            check_cluster(config.cluster, lambda message: recorder({"event": "notice", "message": message}))
             tracker.begin()
             context = Context(config, Store(Path(config.runs_dir), device), tracker)
             finished = _run_stages(context, folder, {"run": folder.name, **identity}, until)

@@ -125,8 +125,8 @@ class Crew:
         waited, missing = time.monotonic() - self.began, self.cluster.workers - len(self.ready)
         if missing and not self.told and waited > TOLD_SECONDS:
             self.told = True
-            message = f"cluster: {missing} of {self.cluster.workers} workers are still loading or wait for room; {self._room()}"
-            self.observe({"event": "notice", "message": message})
+            state = f"{missing} of {self.cluster.workers} workers are not there after {waited:.0f} s: they load, or wait for room"
+            self.observe({"event": "notice", "message": f"cluster: {state}; {self._room()}"})
         if not self.ready and waited > self.cluster.wait_seconds:
             raise Stopped(f"cluster: no worker came within {self.cluster.wait_seconds:g} s; {self._room()}; make room and run the same command")
 

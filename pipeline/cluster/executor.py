@@ -190,7 +190,8 @@ class OnRay:
         workers, blocks = self.crew.cluster.workers, len(self.questions)
         if blocks < workers and not self.told_idle:
             self.told_idle = True
-            message = f"cluster.workers: {workers}, but there are {blocks} blocks of {self.questions[0].statistic}: {workers - blocks} workers idle"
+            what = "scoring.block_samples" if not self.questions[0].candidates else "scoring.block_candidates"
+            message = f"cluster.workers: {workers}, but the work comes in {blocks} blocks: {workers - blocks} workers idle; {what} sets their size"
             self.observe({"event": "notice", "message": message})
 
     def tell_shares(self) -> None:

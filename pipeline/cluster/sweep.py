@@ -37,6 +37,9 @@ def run_sweep(sweep: Sweep, report) -> dict:
             _written(sweep)
             if any(_is_done(run) for run in sweep.runs):
                 report(folder)
+        except Stopped as stop:
+            recorder({"event": "error", "code": Stopped.exit_code, "message": str(stop)})
+            raise
         finally:
             group = _written(sweep)
             recorder.close()
@@ -58,7 +61,7 @@ def _run_trials(sweep: Sweep, recorder) -> None:
         return
     for run in todo:
         (run.folder / "error.json").unlink(missing_ok=True)
-    recorder({"event": "notice", "message": f"{len(todo)} of {len(sweep.runs)} runs to do; {sharing(sweep)}"})
+    recorder({"event": "notice", "message": f"group {sweep.folder}: {len(todo)} of {len(sweep.runs)} runs to do; {sharing(sweep)}"})
     cluster = todo[0].config.cluster
     needs = bundles(cluster)
     cpus = max(os.cpu_count() or 1, sum(bundle["CPU"] for bundle in needs))

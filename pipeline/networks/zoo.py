@@ -103,7 +103,7 @@ def weights_file(weights: str) -> Path:
             folder = path.parent if path.parent.is_dir() else Path(".")
             near = difflib.get_close_matches(path.name, [file.name for file in folder.iterdir()], n=1)
             hint = f"did you mean {near[0]}?" if near else "give a file, timm, package:NAME or null"
-            raise BadInput(f"network.weights: {weights}: no such file; {hint}")
+            raise BadInput(f"network.weights: {weights}: no such file, seen from the current directory; {hint}")
         return path
     name = weights.removeprefix("package:")
     try:

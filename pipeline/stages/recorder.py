@@ -7,6 +7,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.config.errors import Stopped
+
 PLAIN_SECONDS, TERMINAL_SECONDS, RECORD_SECONDS = 15.0, 0.5, 5.0
 ALWAYS = {"stage", "notice", "pick", "unit", "epoch", "result", "error", "run", "workers", "shares"}
 
@@ -20,7 +22,7 @@ class Recorder:
     """observe(event) of one run. `folder` None: progress only, as for `gfs shards make`."""
 
     def __init__(self, folder: Path | None, stream=None):
-        self.stream = stream or sys.stderr
+        self.folder, self.stream = folder, stream or sys.stderr
         self.terminal = self.stream.isatty()
         self.metrics = self._append(folder, "metrics.jsonl")
         self.log = self._append(folder, "log.txt")
@@ -57,11 +59,15 @@ class Recorder:
             return f"notice: {event['message']}"
         if kind == "epoch":
             return f"epoch {event['epoch'] + 1}: loss {event['train_loss']:.4f}, validation top-1 {event['val_top1']:.2f} %"
+        if kind == "error":
+            return event["message"] if event["code"] == Stopped.exit_code else f"error: {event['message']}"
         if kind == "training":
             return self._progress(("training", self.stage), event["step"], event["total"], "steps", now, f", loss {event['loss']:.4f}")
         if kind == "run" and "total" in event:
-            rate = self._progress(("runs",), event["done"], event["total"], "runs", now)
+            rate = self._progress(("runs",), event["done"], event["total"], "runs done", now, "", "")
             return f"{event['run']} {event['state']}; {rate}"
+        if kind == "run":
+            return f"run {self.folder}"
         if "done" in event:
             task = (kind, event.get("split"), event.get("unit") if kind != "unit" else None, event.get("statistic"))
             name = " ".join(str(part) for part in (kind, event.get("split"), event.get("unit"), event.get("statistic")) if part)
@@ -74,15 +80,18 @@ class Recorder:
         rate = (done - self.first) / (now - self.began) if now > self.began else 0.0
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 and total else ""
         share = f"{done}/{total}" if total else str(done)
-        return f"{name or task[0]:<10} {share} {noun}, {rate:.1f}/s{left}{extra}"
+        speed = f"{rate:.1f}/s" if rate >= 0.1 or not rate else f"{60 * rate:.1f}/min"
+        return f"{task[0] if name is None else name:<10} {share} {noun}, {speed}{left}{extra}".lstrip()
 
     def _show(self, line, event, now) -> None:
-        important = event["event"] in ("stage", "notice", "epoch", "run")
+        important = event["event"] in ("stage", "notice", "epoch", "run", "error")
         if not important and now - self.shown < (TERMINAL_SECONDS if self.terminal else PLAIN_SECONDS):
             return
         self.shown = now
         with contextlib.suppress(BrokenPipeError):  # nobody reads the progress any more: the work goes on
-            if self.terminal:
+            if event["event"] == "error":
+                pass  # the command itself ends with it
+            elif self.terminal:
                 self.stream.write(f"\r\x1b[2K{line}" + ("\n" if important else ""))
             else:
                 self.stream.write(line + "\n")

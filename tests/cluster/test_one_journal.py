@@ -29,7 +29,7 @@ def test_sample_blocks_of_a_gram_pass_and_candidate_blocks_of_a_step_are_shared(
 def test_more_workers_than_blocks_are_told_of(prepared, ray_of_four, tmp_path):
     chain(prepared, tmp_path / "runs", "reconstruction-sequential", "cluster.workers=4", "prune.calibration_samples=256")
     notices = [event["message"] for event in events(tmp_path / "runs", "notice")]
-    assert any("4, but there are 2 blocks of gram: 2 workers idle" in message for message in notices), notices
+    assert any("4, but the work comes in 2 blocks: 2 workers idle; scoring.block_samples" in message for message in notices), notices
 
 
 def test_workers_for_which_there_is_no_room_wait_and_the_others_work(prepared, ray_of_four, tmp_path):

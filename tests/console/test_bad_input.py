@@ -261,3 +261,16 @@ def test_image_folders_that_are_not_whole_are_named(image_folder, tmp_path, make
     words = {"empty class": "zebra", "no test": "test or val", "class names differ": "sack"}
     refused(run_gfs("shards", "make", folder, tmp_path / "out"), words[make])
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").rglob("*.tar"))
+
+
+@pytest.mark.parametrize("address, words", [
+    ("127.0.0.1:1", "no Ray answers there"),
+    ("https://somewhere", "no address of a Ray cluster"),
+])
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_a_cluster_that_is_not_there_is_told_before_any_stage(tmp_path, verb, address, words):
+    runs = tmp_path / "runs"
+    done = run_gfs(verb, "-c", ROOT / "configs/tiny.yaml", f"runs_dir={runs}", "cluster.workers=1", f"cluster.address={address}")
+    refused(done, "cluster.address", words)
+    assert not half_written(runs) and not list(runs.glob("stages/*"))
+    assert all("error: cluster.address" in log.read_text() for log in runs.glob("*/log.txt"))

@@ -189,6 +189,7 @@ def test_a_sweep_is_watched_and_cancelled_and_its_runs_only_with_it(small_config
         assert refused.returncode == 2 and f"gfs cancel {folder}" in refused.stderr
         told = run_gfs("cancel", folder)
         assert told.returncode == 0 and terminal.end() == 75
+        assert " stopped by SIGTERM" in (folder / "log.txt").read_text()
         assert all(word in terminal.written for word in ("runs to do", "0 of 2 runs done, 1 running", "1 stopped", "stopped by SIGTERM"))
         assert told.stdout.strip() == f"{folder.name}: stopped; go on with: gfs sweep -c {folder}/config.yaml"
         lines = watching.stdout.read().splitlines()

@@ -1,6 +1,6 @@
 """Latency of the dense and the pruned network, and what search and training cost."""
 
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pipeline.report import canvas
 from pipeline.report.escape import printable
@@ -75,13 +75,18 @@ def draw_cost(section: Section, name: str) -> Figure:
 
     def paint(figure, axes):
         for axis, which, unit in zip(axes, (0, 1), ("seconds", "MACs")):
+            shown = []
             for number, part in enumerate(parts):
                 spreads = [(place, cells[part][which].spread) for place, (_, cells) in enumerate(lines)]
                 known = [(spread.mean, place) for place, spread in spreads if spread and spread.mean > 0]
+                shown += [mean for mean, _ in known]
                 if known:
                     axis.plot(*zip(*known), linestyle="", color=canvas.colour(number), marker=canvas.marker(number), markersize=7)
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
+            if shown:  # wide enough for two labels at least
+                axis.set_xlim(min(shown) / 2, max(shown) * 2)
             axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_title(unit)
             axis.set_ylim(len(lines) - 0.4, -0.6)
