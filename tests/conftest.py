@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 CONSOLE = Path(sys.executable).with_name("gfs")
 torch.set_num_threads(1)
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
+settings.load_profile("house")
 
 
 def run_gfs(*arguments, timeout=300, cwd=ROOT, **environment) -> subprocess.CompletedProcess:

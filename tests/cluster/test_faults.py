@@ -59,7 +59,7 @@ def alone(prepared, tmp_path_factory) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("pruner", ["loss", "reconstruction-sequential"])
 def test_a_killed_worker_is_replaced_and_no_choice_is_lost_or_doubled(prepared, ray_of_four, tmp_path, alone, pruner):
-    journal, seen = search(prepared, tmp_path / "killed", pruner, Cluster(workers=2), Once(die))
+    journal, seen = search(prepared, tmp_path / "killed", pruner, Cluster(workers=2), Once(die, after=2), warm=True)
     assert journal == alone[pruner]
     assert [event["lost"] for event in seen if event["event"] == "shares"] == [1]
     assert any("lost worker 0" in event.get("message", "") for event in seen)

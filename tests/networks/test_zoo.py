@@ -135,9 +135,9 @@ def test_what_holds_no_state_dict_is_named(content, tmp_path):
 def test_weights_are_a_file_or_the_one_file_of_a_package(tmp_path, monkeypatch):
     (tmp_path / "good.pth").write_bytes(b"x")
     assert weights_file(str(tmp_path / "good.pth")) == tmp_path / "good.pth"
-    with pytest.raises(BadInput, match="no such file; did you mean good.pth?"):
+    with pytest.raises(BadInput, match="no such file, seen from the current directory; did you mean good.pth?"):
         weights_file(str(tmp_path / "god.pth"))
-    with pytest.raises(BadInput, match="no such file; give a file, timm, package:NAME or null"):
+    with pytest.raises(BadInput, match="no such file, seen from the current directory; give a file, timm, package:NAME or null"):
         weights_file(str(tmp_path / "nowhere/else.pth"))
     package = tmp_path / "some_weights"
     (package / "data").mkdir(parents=True)
