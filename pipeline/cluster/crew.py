@@ -18,10 +18,10 @@ CHECK_SECONDS = 5.0  # between two looks at whether the cluster itself is still 
 
 @dataclass
 class Task:
-    """A question that a worker has: its place in its asking, the two objects that will come."""
+    """A question that a worker has: its place in its asking, the two objects that will come. Going ahead has no place and no answer."""
 
     asking: int
-    index: int
+    index: int | None
     statistic: str
     receipt: object
     answer: object
@@ -37,10 +37,15 @@ class Hand:
     opened: object
     tasks: list[Task] = field(default_factory=list)
     heard: float = 0.0  # when it last showed to be alive
+    ahead: int = 0  # the latest asking after which it was let go ahead
 
     @property
     def ready(self) -> bool:
         return self.opened is None
+
+    @property
+    def questions(self) -> list[Task]:
+        return [task for task in self.tasks if task.index is not None]
 
     def waited_for(self) -> list:
         """What will say something next: its opening, or the receipt of its first task."""

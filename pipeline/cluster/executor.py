@@ -2,7 +2,8 @@
 
 A block goes to where its data already lies. It is asked again when its worker dies and raced on an idle worker when it is late; the
 first answer counts, a second one is ignored, for they are equal to the byte. Answers wait in the cluster's object store until
-their turn: at most 2 x workers of them, and one beside the sum in the coordinator.
+their turn: at most 2 x workers of them, and one beside the sum in the coordinator. A worker that has answered all of its share goes
+ahead with its blocks while the others finish and the coordinator chooses.
 """
 
 import bisect
@@ -19,6 +20,7 @@ from pipeline.cluster.session import connected
 from pipeline.config.settings import Cluster
 from pipeline.search.question import Answer, Question
 
+AHEAD = "the next unit, gone ahead to"  # what a worker is at between two askings
 WINDOW = 2  # answers ahead of the one whose turn it is, per worker
 LATE_SECONDS, LATE_TIMES = 5.0, 4  # an answer is late after this long and this many times the median of its kind
 UNKNOWN_SECONDS = 60.0  # how long the first answer of a kind may take before it counts as late
@@ -88,13 +90,13 @@ class OnRay:
         """A question to every worker without one; a second to each while there are plenty, so that none waits for its next."""
         for most in (1, 2):
             for hand in self.crew.ready:
-                if len(hand.tasks) < most and (most == 1 or (len(self.waiting) > len(self.crew.ready) and not self._late(hand))):
+                if len(hand.questions) < most and (most == 1 or (len(self.waiting) > len(self.crew.ready) and not self._late(hand))):
                     self._give(hand, turn)
 
     def _give(self, hand: Hand, turn: int) -> None:
         index = self._chosen(hand, turn + WINDOW * max(len(self.crew.ready), 1))
         if index is None:
-            return
+            return self._let_go_ahead(hand)
         question = self.questions[index]
         if index in self.waiting:
             self.waiting.remove(index)
@@ -104,6 +106,15 @@ class OnRay:
                 former.actor.forget.remote(question.samples)
         receipt, answer = hand.actor.answer.options(num_returns=2).remote(question)
         hand.tasks.append(Task(self.asking, index, question.statistic, receipt, answer, time.monotonic()))
+
+    def _let_go_ahead(self, hand: Hand) -> None:
+        """Once per asking about whole sample blocks, when nothing is left to give out."""
+        if hand.tasks or self.waiting or hand.ahead == self.asking or self.questions[0].candidates:
+            return
+        hand.ahead = self.asking
+        for samples, home in self.homes.items():
+            if home is hand:
+                hand.tasks.append(Task(self.asking, None, AHEAD, hand.actor.go_ahead.remote(samples), None, time.monotonic()))
 
     def _chosen(self, hand: Hand, end: int) -> int | None:
         """Its own blocks first, then those of nobody, then those of a worker that is late or has two blocks more, then a race."""
@@ -117,17 +128,17 @@ class OnRay:
                 return index
             if free is None and (home is None or self._late(home) or self._blocks(home) > self._blocks(hand) + 1):
                 free = index
-        return free if free is not None or hand.tasks else self._to_race(hand)
+        return free if free is not None or hand.questions else self._to_race(hand)
 
     def _blocks(self, hand: Hand) -> int:
         return sum(home is hand for home in self.homes.values())
 
     def _to_race(self, hand: Hand) -> int | None:
         """A late block of another worker that nobody races yet."""
-        given = Counter(task.index for other in self.crew.hands for task in other.tasks if task.asking == self.asking)
+        given = Counter(task.index for other in self.crew.hands for task in other.questions if task.asking == self.asking)
         for other in self.crew.ready:
             if other is not hand and self._late(other):
-                for task in other.tasks:
+                for task in other.questions:
                     if task.asking == self.asking and task.index not in self.answered and given[task.index] == 1:
                         return task.index
         return None
@@ -165,18 +176,20 @@ class OnRay:
         del hand.tasks[0]
         if hand.tasks:
             hand.tasks[0].since = time.monotonic()
-        if task.asking != self.asking or task.index in self.answered:
+        if task.index is not None and (task.asking != self.asking or task.index in self.answered):
             self.ignored += 1
             return
         if receipt.error:
             raise receipt.error(receipt.message)
-        self.answered[task.index] = task.answer
         self.seconds.setdefault(task.statistic, deque(maxlen=50)).append(receipt.seconds)
+        if task.index is None:
+            return
+        self.answered[task.index] = task.answer
         self.shares.setdefault(task.statistic, Counter())[hand.number] += 1
 
     def _lose(self, hand: Hand, reason: str) -> None:
         self.homes = {block: home for block, home in self.homes.items() if home is not hand}
-        lost = [task.index for task in hand.tasks if task.asking == self.asking]
+        lost = [task.index for task in hand.questions if task.asking == self.asking]
         self.crew.lose(hand, reason)
         for index in lost:
             self._ask_again(index)

@@ -65,6 +65,11 @@ class Actor:
                 "lower scoring.batch, scoring.block_candidates or scoring.block_samples"
             ) from error
 
+    @torch.inference_mode()
+    def go_ahead(self, samples: tuple[int, int]) -> None:
+        """Do of a sample block what the next unit needs whatever is chosen now."""
+        self.walk.go_ahead(samples)
+
     def _catch_up(self, commits: tuple[Commit, ...]) -> None:
         """Bring the shrunk network to the question's state from the committed artifacts."""
         known = list(self.committed)

@@ -22,7 +22,7 @@ def gram_dense(actor, question) -> Answer:
             rows = _rows(actor, unit, values, question.samples[0] + count)
             _accumulate(sums, unit.name, rows.T @ rows)
         count += len(batch.labels)
-    return Answer(sums, count)
+    return Answer(_moved(sums), count)
 
 
 def gram(actor, question) -> Answer:
@@ -38,7 +38,7 @@ def gram(actor, question) -> Answer:
         _accumulate(sums, "cross", target.T @ rows)
         _accumulate(sums, "total", (target.double() ** 2).sum())
         count += len(_entering(actor, unit, dense))
-    return Answer(sums, count)
+    return Answer(_moved(sums), count)
 
 
 def loss(actor, question) -> Answer:
@@ -103,6 +103,13 @@ def _entering(actor, unit, values) -> torch.Tensor:
     return values[actor.bench.units.graph.nodes[unit.cut].all_input_nodes[0]]
 
 
-def _accumulate(sums: dict, name: str, value: torch.Tensor) -> None:
-    value = value.double().cpu().numpy()
-    sums[name] = sums[name] + value if name in sums else np.array(value)
+def _accumulate(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
+    """Add float32 to float64 where it lies: no batch of a block is copied or moved."""
+    if name in sums:
+        sums[name] += value
+    else:
+        sums[name] = value.double()
+
+
+def _moved(sums: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.cpu().numpy() for name, value in sums.items()}

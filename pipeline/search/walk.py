@@ -6,6 +6,7 @@ runs the same operations as one that was there all the time, and gives the same 
 
 import copy
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,6 +19,15 @@ GIB = 2**30
 ALIGNMENT = 64  # bytes; matrix products may round differently on memory that is aligned differently
 
 
+@dataclass
+class Held:
+    """A sample block's live values: how many units the dense and the drifted ones have passed, and (dense, drifted, bytes) of each batch."""
+
+    dense: int = 0
+    drifted: int = 0
+    batches: list[tuple] = field(default_factory=list)
+
+
 class Walk:
     """Live values of both networks per sample block, moved forward from unit to unit; on disk past the memory limit."""
 
@@ -25,7 +35,8 @@ class Walk:
         self.dense, self.bench, self.graph = dense, bench, bench.units.graph
         self.drifted = copy.deepcopy(dense)
         self.kept: dict[str, tuple[int, ...]] = {}
-        self.held: dict[tuple, tuple] = {}  # block -> (units walked, [(dense values, drifted values) per batch])
+        self.order = list(bench.units.units.values())
+        self.held: dict[tuple[int, int], Held] = {}
         self.spill: tempfile.TemporaryDirectory | None = None
 
     def commit(self, unit: str, kept: tuple[int, ...], columns: torch.Tensor) -> None:
@@ -42,33 +53,45 @@ class Walk:
 
     def at(self, unit: str, samples: tuple[int, int]):
         """(dense values, drifted values) of each batch of a sample block at the unit's cut."""
-        walked, waiting = self.held.pop(samples, (0, []))
-        batches = _emptied(waiting) if walked else (self._begin(batch.images) for batch in self.bench.stream.block(*samples))
-        order = list(self.bench.units.units.values())
-        target = [u.name for u in order].index(unit)
+        passed = [u.name for u in self.order].index(unit) + 1
+        block = self.held.pop(samples, Held())
+        if block.dense > passed:  # went ahead, and is asked once more
+            block = Held()
+        batches = _emptied(block.batches) if block.drifted else (self._begin(batch.images) for batch in self.bench.stream.block(*samples))
         moved = []
         for number, batch in enumerate(batches):
             dense, drifted = self._load(batch)
-            at = walked
-            while at <= target:
-                dense, drifted = self._advance(dense, drifted, order, at)
-                at += 1
+            dense = self._advance(self.dense, dense, block.dense, passed)
+            drifted = self._advance(self.drifted, drifted, block.drifted, passed)
             yield dense, drifted
-            moved.append(self._store(dense, drifted, samples, number, waiting + moved))
-        self.held[samples] = (target + 1, moved)
+            moved.append(self._store(dense, drifted, samples, number, block.batches + moved))
+        self.held[samples] = Held(passed, passed, moved)
+
+    def go_ahead(self, samples: tuple[int, int]) -> None:
+        """Move the dense values of a block one unit further while nothing else is to be done: they wait for no choice."""
+        block = self.held.get(samples)
+        if block is None or block.dense > block.drifted or block.dense == len(self.order) or any(isinstance(b[0], Path) for b in block.batches):
+            return
+        del self.held[samples]  # a block that does not come through is walked from its images again
+        moved = []
+        for number, (dense, drifted, _) in enumerate(_emptied(block.batches)):
+            dense = self._advance(self.dense, dense, block.dense, block.dense + 1)
+            moved.append(self._store(dense, drifted, samples, number, block.batches + moved))
+        self.held[samples] = Held(block.dense + 1, block.drifted, moved)
 
     def _begin(self, images):
         images = images.to(self.bench.device)
         return self.graph.begin(images)[0], self.graph.begin(images)[0]
 
-    def _advance(self, dense, drifted, order, position):
-        """From the cut of the unit before `position` (or the input) to the cut of unit `position`."""
-        start = order[position - 1].cut if position else self.graph.index[self.graph.input] + 1
-        if position:
-            drifted = self._slice(drifted, order[position - 1])
-        stop = order[position].cut
-        ends = (self.graph.run(network, values, start, stop) for network, values in ((self.dense, dense), (self.drifted, drifted)))
-        return tuple({node: _in_one_layout(value) for node, value in values.items()} for values in ends)
+    def _advance(self, network, values, passed, target):
+        """Values of one network from the cut of its latest unit (or the input) to the cut of the `target`-th unit."""
+        for position in range(passed, target):
+            start = self.order[position - 1].cut if position else self.graph.index[self.graph.input] + 1
+            if position and network is self.drifted:
+                values = self._slice(values, self.order[position - 1])
+            values = self.graph.run(network, values, start, self.order[position].cut)
+            values = {node: _in_one_layout(value) for node, value in values.items()}
+        return values
 
     def _slice(self, values, unit):
         """Leave only the kept neurons in the input of a committed unit's consumer."""
@@ -81,7 +104,7 @@ class Walk:
     def _store(self, dense, drifted, samples, number, block):
         """The batch as it is kept: in memory, or a file once the memory limit is reached; `block` = what else its block holds."""
         sizes = [value.numel() * value.element_size() for values in (dense, drifted) for value in values.values()]
-        held = sum(size for batches in (block, *(batches for _, batches in self.held.values())) for *_, size in batches)
+        held = sum(size for batches in (block, *(other.batches for other in self.held.values())) for *_, size in batches)
         if held + sum(sizes) <= self.bench.scoring.memory_limit * GIB:
             return dense, drifted, sum(sizes)
         self.spill = self.spill or tempfile.TemporaryDirectory(dir=self.bench.folder, prefix=".walk-")

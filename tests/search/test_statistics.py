@@ -164,9 +164,31 @@ def test_sums_are_the_same_to_the_byte_with_activations_on_disk(name, limit, tmp
         assert equal(memory.answer(question), disk.answer(question))
     spilled = list(tmp_path.glob(".walk-*/*.safetensors"))
     assert spilled and memory.walk.spill is None
-    held = sum(size for _, batches in disk.walk.held.values() for *_, size in batches)
+    held = sum(size for block in disk.walk.held.values() for *_, size in block.batches)
     assert held <= limit * 2**30
     assert (limit > 1e-8) == (held > 0)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("limit", [4.0, 2e-5], ids=["all in memory", "some in memory"])
+def test_sums_are_the_same_to_the_byte_when_an_actor_goes_ahead_between_units(name, limit, tmp_path):
+    build, channels, side = NETWORKS[name]
+    network, stream = shaken(build()), samples(20, channels, side, 3, 3)
+    given = bench(network, stream, tmp_path)
+    asked = questions(given, committed(given, choices_for(network, given.units)))
+    steady, ahead = Actor(given), Actor(bench(network, stream, tmp_path, given.units, memory_limit=limit))
+    units, passed = len(given.units.units), []
+    for number in range(units):
+        for run in BLOCKS:
+            assert equal(ahead.answer(asked[number, run]), steady.answer(asked[number, run]))
+        for run in (*BLOCKS, BLOCKS[0], (90, 99)):  # twice, and a block it does not hold: nothing
+            ahead.go_ahead(run)
+        passed.append([ahead.walk.held[run].dense - ahead.walk.held[run].drifted for run in BLOCKS])
+        if number % 2:  # asked once more after it went ahead
+            assert equal(ahead.answer(asked[number, BLOCKS[0]]), steady.answer(asked[number, BLOCKS[0]]))
+    assert not any(passed[-1]), "behind the last unit there is nothing"
+    if limit == 4.0:
+        assert all(all(one) for one in passed[:-1])
 
 
 def test_overlapping_blocks_do_not_share_a_file(tmp_path):
