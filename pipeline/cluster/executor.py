@@ -112,9 +112,8 @@ class OnRay:
         if hand.tasks or self.waiting or hand.ahead == self.asking or self.questions[0].candidates:
             return
         hand.ahead = self.asking
-        for samples, home in self.homes.items():
-            if home is hand:
-                hand.tasks.append(Task(self.asking, None, AHEAD, hand.actor.go_ahead.remote(samples), None, time.monotonic()))
+        held = [samples for samples, home in self.homes.items() if home is hand]
+        hand.tasks.append(Task(self.asking, None, AHEAD, hand.actor.go_ahead.remote(held), None, time.monotonic()))
 
     def _chosen(self, hand: Hand, end: int) -> int | None:
         """Its own blocks first, then those of nobody, then those of a worker that is late or has two blocks more, then a race."""

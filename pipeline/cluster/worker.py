@@ -50,9 +50,9 @@ class Worker:
 
         return _guarded(work)
 
-    def go_ahead(self, samples: tuple[int, int]) -> Receipt:
-        """Use the time until the next question on a sample block it holds."""
-        return _guarded(lambda: self.actor.go_ahead(samples))[0]
+    def go_ahead(self, held: list[tuple[int, int]]) -> Receipt:
+        """Use the time until the next question on the sample blocks it holds."""
+        return _guarded(lambda: [self.actor.go_ahead(samples) for samples in held])[0]
 
     def alive(self) -> None:
         """A sign of life: it comes while an answer is at work, since the crew calls it on a thread of its own."""
