@@ -17,7 +17,11 @@ SELECTORS = {
     "sequential": dict(selector="reconstruction", mode="sequential"),
     "independent": dict(selector="reconstruction", mode="independent"),
     "loss": dict(selector="loss", candidates=4),
+    "backward": dict(engine="backward"),
+    "swap": dict(engine="swap", mode="independent"),
     "l1": dict(selector="l1"),
+    "l2": dict(selector="l2"),
+    "bn": dict(selector="bn"),
     "random": dict(selector="random"),
 }
 

@@ -52,7 +52,7 @@ def statistics_settings(config: Config) -> dict | None:
         "prune": {
             "calibration_samples": prune.calibration_samples,
             "units": prune.units,
-            "engine": prune.engine if search else None,
+            "engine": ("backward" if prune.engine == "swap" else prune.engine) if search else None,  # the order swap starts from
             "ridge": prune.ridge if search else None,
         },
         "scoring": _scoring(config),

@@ -22,12 +22,12 @@ from pipeline.networks.saved import ARCH, arch_of, save_pruned
 from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.networks.units import Units
-from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
+from pipeline.pruners.pruner import Job, Measured, dense_quadratic, order_of, prune_units
 from pipeline.pruners.spending import spent
 from pipeline.search.artifacts import explained_share, load_choice
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.question import Commit
-from pipeline.selection.elimination import Pick, forward
+from pipeline.selection.elimination import Pick
 from pipeline.stages.clock import Stopwatch
 from pipeline.stages.store import Done, Stage
 from pipeline.tensorfile import save_tensors
@@ -51,7 +51,7 @@ def run_statistics(context: Context, data: Done, dense: Dense) -> Done | None:
         if context.config.prune.selector == "reconstruction":
             orders = {}
             for name, gram in grams.items():
-                picks = forward(dense_quadratic(dense.network, units.units[name], gram), context.config.prune.ridge)
+                picks = order_of(context.config.prune, dense_quadratic(dense.network, units.units[name], gram))
                 orders[name] = [vars(pick) for pick in picks]
                 context.observe({"event": "order", "unit": name, "done": len(orders), "total": len(grams), "unit_name": "units"})
             write_json(folder / "orders.json", orders)

@@ -3,10 +3,9 @@
 from pipeline.config.errors import BadInput
 from pipeline.config.settings import Config, Prune
 
-SELECTORS = {"reconstruction": ("forward",), "loss": ("stochastic", "exhaustive"), "l1": (), "random": ()}
-LATER_SELECTORS = ("bn", "l2")
-LATER_ENGINES = {"backward": "reconstruction", "swap": "reconstruction"}
-LATER_ENGINES |= dict.fromkeys(("lazy", "racing", "greedi", "learned"), "loss")
+SELECTORS = {"reconstruction": ("forward", "backward", "swap"), "loss": ("stochastic", "exhaustive"), "l1": (), "l2": (), "bn": (), "random": ()}
+NEED_RIDGE = ("backward", "swap")
+LATER_ENGINES = dict.fromkeys(("lazy", "racing", "greedi", "learned"), "loss")
 REFERENCES, LATER_REFERENCES = ("paper",), ("official", "official-fixed")
 BUDGETS = ("macs", "prunable_macs", "width")
 
@@ -27,7 +26,7 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
         refuse(f"prune.{key}: {value!r} is not built yet; give {' or '.join(built)}")
 
     selector = prune.selector
-    if selector in LATER_SELECTORS or selector.startswith("tp."):
+    if selector.startswith("tp."):
         later("selector", selector, SELECTORS)
     if selector not in SELECTORS:
         refuse(f"prune.selector: {selector!r} is unknown; give one of {', '.join(SELECTORS)}")
@@ -54,6 +53,8 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
         refuse(f"budget.{budget_kind}: is not built yet; give one of {', '.join(BUDGETS)}")
     if selector == "loss" and prune.mode == "independent":
         refuse("prune.mode: 'independent' does not go with prune.selector 'loss', which walks from input to output; set one of the two")
+    if prune.engine in NEED_RIDGE and prune.ridge == 0:
+        refuse(f"prune.ridge: 0 does not go with prune.engine {prune.engine!r}, which inverts the Gram matrix; give a ridge above 0, such as 1e-2")
     measures = selector == "reconstruction" or prune.refit == "lsq"
     return prune.model_copy(
         update={

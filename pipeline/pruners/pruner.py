@@ -4,17 +4,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.config.errors import Failed
+from pipeline.config.errors import BadInput, Failed
 from pipeline.config.settings import Prune
 from pipeline.networks.shrink import Choice, consumer_columns
 from pipeline.networks.units import Unit, Units
 from pipeline.search.coordinator import Coordinator
 from pipeline.selection.counts import best_candidate, candidates, coefficients
-from pipeline.selection.elimination import Pick, forward
+from pipeline.selection.elimination import Pick, backward, forward
 from pipeline.selection.guarantee import explained_share
 from pipeline.selection.quadratic import Quadratic, from_dense, refit, ridged
-from pipeline.selection.scored import l1_order, random_order
+from pipeline.selection.scored import bn_order, l1_order, l2_order, random_order
+from pipeline.selection.swap import swap
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def _prune_unit(job: Job, coordinator: Coordinator, unit: Unit, replayed: list[d
         order = _order(job, unit, quadratic, width)
         lines = [_pick_line(unit, step, pick) for step, pick in enumerate(order) if isinstance(pick, Pick)]
         kept = [pick.neuron if isinstance(pick, Pick) else pick for pick in order]
+        if prune.engine == "swap":
+            kept = swap(quadratic, prune.ridge, kept)
         gates, reason = None, "width reached"
     if quadratic is None or prune.refit == "none":
         choice = Choice(tuple(kept), None if gates is None else torch.tensor(gates, dtype=torch.float64))
@@ -88,13 +92,33 @@ def _quadratic(job, coordinator, unit) -> Quadratic:
 
 def _order(job, unit, quadratic, width) -> list:
     """The first `width` neurons: Picks of a selector that searches, plain indices of one that does not."""
-    if job.prune.selector == "reconstruction":
+    selector = job.prune.selector
+    if selector == "reconstruction":
         if job.measured is not None and unit.name in job.measured.orders:
             return job.measured.orders[unit.name][:width]
-        return forward(quadratic, job.prune.ridge, width)
-    if job.prune.selector == "l1":
-        return l1_order(job.network.get_submodule(unit.producers[-1]).weight)[:width]
-    return random_order(unit.width, job.seed, unit.name)[:width]
+        return order_of(job.prune, quadratic, width)
+    if selector == "random":
+        return random_order(unit.width, job.seed, unit.name)[:width]
+    if selector == "bn":
+        return bn_order(_batch_norm(job.network, unit).weight)[:width]
+    weight = job.network.get_submodule(unit.producers[-1]).weight
+    return {"l1": l1_order, "l2": l2_order}[selector](weight)[:width]
+
+
+def order_of(prune: Prune, quadratic: Quadratic, width: int | None = None) -> list[Pick]:
+    """The greedy order of the engine; `swap` starts from the one of `backward`."""
+    if prune.engine == "forward":
+        return forward(quadratic, prune.ridge, width)
+    return backward(quadratic, prune.ridge)[:width]
+
+
+def _batch_norm(network: nn.Module, unit: Unit) -> nn.Module:
+    """The first batch norm behind the unit's producer. Raises BadInput where there is none with a scale."""
+    for path in unit.followers:
+        module = network.get_submodule(path)
+        if isinstance(module, _BatchNorm) and module.weight is not None:
+            return module
+    raise BadInput(f"unit {unit.name}: prune.selector 'bn' needs a batch norm with a scale behind its producer; choose another selector")
 
 
 def _pick_line(unit: Unit, step: int, pick: Pick) -> dict:

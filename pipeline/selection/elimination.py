@@ -1,10 +1,12 @@
-"""Engine `forward`: greedy choice of neurons to be re-fitted, by pivoted block elimination on (G', C').
+"""Engines `forward` and `backward`: greedy orders of neurons to be re-fitted, by pivoted block elimination.
 
-The elimination looks left: what a pick explains is kept as K rows, and of the residual matrix only the diagonal blocks are
-brought up to date. A pick reads the rows before it, (picks x K) x NK numbers, where the whole residual has NK x NK.
+Forward eliminates on (G', C') the neuron that explains most; backward on (G'^-1, C' G'^-1) the one whose loss costs least: there
+the same expression is the cost of a removal (optimal brain surgeon, for blocks). The elimination looks left: what a step
+takes out is kept as K rows, and of the residual matrix only the diagonal blocks are brought up to date. A step reads the
+rows before it, (steps x K) x NK numbers, where the whole residual has NK x NK.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -40,7 +42,7 @@ def forward(q: Quadratic, ridge: float, count: int | None = None) -> list[Pick]:
         eligible = open_ & (residual.traces() - strength > q.tolerance * trace)
         if not bool(eligible.any()):
             break
-        gains = torch.where(eligible, residual.gains(), -torch.inf)
+        gains = torch.where(eligible, residual.gains(eligible), -torch.inf)
         best = int(gains.argmax())
         best = int(torch.nonzero(gains == gains[best])[0])
         others = gains.clone()
@@ -58,6 +60,35 @@ def forward(q: Quadratic, ridge: float, count: int | None = None) -> list[Pick]:
     return picks
 
 
+def backward(q: Quadratic, ridge: float) -> list[Pick]:
+    """All neurons in the reverse order of their removal, each time the one whose loss costs least after the best re-fit of the rest.
+
+    `ridge` > 0. Dead neurons go first, so they come last, by index; among equals the highest index goes first.
+    """
+    full, width = ridged(q, ridge), q.width
+    total = full.total if full.total > 0 else 1.0
+    factor = torch.linalg.cholesky(full.gram)
+    inverse, weight = torch.cholesky_inverse(factor), torch.cholesky_solve(full.cross.T, factor).T
+    exact = torch.finfo(inverse.dtype).eps  # the ridge keeps every direction of the inverse
+    residual = _Residual(replace(full, gram=inverse, cross=weight, precision=exact), width)
+    trace = q.gram.diagonal().view(-1, q.columns).sum(1)
+    dead = trace <= q.tolerance * trace.mean()
+    open_ = torch.ones_like(dead)
+    error, removed = full.total - float((weight * full.cross).sum()), []
+    while len(removed) < width:
+        doomed = open_ & dead
+        costs = torch.where(open_, residual.gains(open_), torch.inf)
+        out = int(torch.nonzero(doomed if bool(doomed.any()) else costs == costs.min())[-1])
+        others = costs.clone()
+        others[out] = torch.inf
+        margin = float(others.min() - costs[out]) / total if len(removed) < width - 1 and not doomed[out] else None
+        removed.append(Pick(out, max(error, 0.0) / total, margin, width - len(removed)))
+        error += float(costs[out])
+        open_[out] = False
+        residual.eliminate(out)
+    return removed[::-1]
+
+
 class _Residual:
     """G' and C' less what the picked neurons explain: G' - V^T V with V (rows, NK), its diagonal blocks (N, K, K), and C'."""
 
@@ -70,19 +101,20 @@ class _Residual:
     def traces(self) -> torch.Tensor:
         return self.blocks.diagonal(dim1=1, dim2=2).sum(1)
 
-    def gains(self) -> torch.Tensor:
-        """tr(C_j R_jj^-1 C_j^T) of every neuron j: (N,)."""
+    def gains(self, among: torch.Tensor) -> torch.Tensor:
+        """tr(C_j R_jj^-1 C_j^T) of the neurons j of a mask (N,), 0 for the others: (N,)."""
         if self.columns == 1:
-            return (self.cross**2).sum(0) / self.blocks.view(-1)
-        parts = self.cross.view(-1, len(self.blocks), self.columns).permute(1, 2, 0)
-        factor, failed = torch.linalg.cholesky_ex(self.blocks)
+            return torch.where(among, (self.cross**2).sum(0) / self.blocks.view(-1), 0.0)
+        at = torch.nonzero(among).flatten()
+        blocks, parts = self.blocks[at], self.cross.view(-1, len(self.blocks), self.columns)[:, at].permute(1, 2, 0)
+        factor, failed = torch.linalg.cholesky_ex(blocks)
         gains = (torch.linalg.solve_triangular(factor, parts, upper=False) ** 2).sum((1, 2))
-        diagonals = factor.diagonal(dim1=1, dim2=2), self.blocks.diagonal(dim1=1, dim2=2)
+        diagonals = factor.diagonal(dim1=1, dim2=2), blocks.diagonal(dim1=1, dim2=2)
         weak = (failed > 0) | (diagonals[0].amin(1) ** 2 <= self.tolerance * diagonals[1].amax(1))
         if bool(weak.any()):  # rank-deficient blocks, such as 3 x 3 columns on 1 x 1 maps
-            inverse = torch.linalg.pinv(self.blocks[weak], hermitian=True, rtol=self.tolerance)
+            inverse = torch.linalg.pinv(blocks[weak], hermitian=True, rtol=self.tolerance)
             gains[weak] = torch.einsum("jkm,jkl,jlm->j", parts[weak], inverse, parts[weak])
-        return gains
+        return gains.new_zeros(len(among)).index_copy_(0, at, gains)
 
     def eliminate(self, neuron: int) -> float:
         """Take out what neuron j explains; its gain."""

@@ -74,8 +74,7 @@ def test_a_combination_that_makes_no_sense_names_both_settings(prune, two):
 
 
 @pytest.mark.parametrize("prune, key", [
-    *(({"selector": name}, "prune.selector") for name in ("bn", "tp.taylor", "tp.magnitude", "tp.hessian")),
-    *(({"engine": name}, "prune.engine") for name in ("backward", "swap")),
+    *(({"selector": name}, "prune.selector") for name in ("tp.taylor", "tp.magnitude", "tp.hessian")),
     *(({"engine": name, "selector": "loss"}, "prune.engine") for name in ("lazy", "racing")),
     *(({"reference": name, "selector": "loss"}, "prune.reference") for name in ("official", "official-fixed")),
     ({"refit": "affine"}, "prune.refit"),
@@ -103,7 +102,7 @@ def test_every_budget_kind_of_the_contract_is_known_and_three_are_built():
 
 
 @pytest.mark.parametrize("prune, word", [
-    ({"selector": "recon"}, "reconstruction, loss, l1, random"), ({"engine": "forwards"}, "give one of forward"),
+    ({"selector": "recon"}, "reconstruction, loss, l1, l2, bn, random"), ({"engine": "forwards"}, "give one of forward"),
     ({"selector": "loss", "engine": "stochastik"}, "stochastic, exhaustive"), ({"selector": "l1", "engine": "x"}, "give one of null"),
     ({"selector": "loss", "reference": "papers"}, "give one of paper"),
 ])
@@ -120,5 +119,12 @@ def test_only_a_reconstruction_without_refit_warns():
 
 def test_the_python_door_resolves_by_the_same_rules():
     assert resolve_prune(Prune(selector="l1", refit="none"), "prune()", "macs") == config({"selector": "l1", "refit": "none"}).prune
-    with pytest.raises(BadInput, match=r"prune\(\): prune.engine: 'swap' is not built yet"):
-        resolve_prune(Prune(engine="swap"), "prune()", "macs")
+    with pytest.raises(BadInput, match=r"prune\(\): prune.selector: 'tp.taylor' is not built yet"):
+        resolve_prune(Prune(selector="tp.taylor"), "prune()", "macs")
+
+
+@pytest.mark.parametrize("engine", ["backward", "swap"])
+def test_an_engine_that_inverts_the_gram_matrix_needs_a_ridge(engine):
+    message = refusal({"engine": engine, "ridge": 0})
+    assert "prune.ridge: 0" in message and engine in message and "1e-2" in message
+    assert config({"engine": engine, "ridge": 1e-6}).prune.engine == engine
