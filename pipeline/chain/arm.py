@@ -14,7 +14,7 @@ from pipeline.data.streams import epoch_length
 from pipeline.networks.saved import ARCH, shrunk_to
 from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.networks.zoo import load_weights
-from pipeline.stages.clock import Stopwatch
+from pipeline.stages.clock import timed
 from pipeline.stages.store import Done, Stage
 from pipeline.tensorfile import load_tensors
 from pipeline.training.arms import starting_network
@@ -47,8 +47,7 @@ def run_train(context: Context, data: Done, dense: Dense, shrink: Done) -> Done 
         inputs["teacher"] = dense.digest
     stage = Stage("train", 1, settings, inputs)
 
-    def work(folder, guard):
-        watch = Stopwatch(folder)
+    def work(folder, guard, watch):
         shrunk = open_shrunk(dense, shrink.folder, shrink.folder / MODEL)
         network = starting_network(context.config.arm, shrunk, lambda: untrained(dense.plan, context.config.seed), arch)
         split = splits_of(data).train
@@ -57,7 +56,7 @@ def run_train(context: Context, data: Done, dense: Dense, shrink: Done) -> Done 
         images = recipe.epochs * epoch_length(split, recipe.samples, recipe.batch)[1]
         return [LAST, BEST], {"history": history, "images": images, "seconds": watch.seconds()}
 
-    return context.store.run(stage, work, context.observe)
+    return context.store.run(stage, timed(work), context.observe)
 
 
 def _feeding(dense: Dense) -> list:

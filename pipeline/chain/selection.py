@@ -28,7 +28,7 @@ from pipeline.search.artifacts import explained_share, load_choice
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.question import Commit
 from pipeline.selection.elimination import Pick
-from pipeline.stages.clock import Stopwatch
+from pipeline.stages.clock import timed
 from pipeline.stages.store import Done, Stage
 from pipeline.tensorfile import save_tensors
 
@@ -39,10 +39,9 @@ def run_statistics(context: Context, data: Done, dense: Dense) -> Done | None:
     if settings is None:
         return None
     units, _ = units_and_cost(context, dense)
-    stage = Stage("statistics", 1, settings, {"data": data.facts["train"], "dense": dense.digest})
+    stage = Stage("statistics", 2, settings, {"data": data.facts["train"], "dense": dense.digest})
 
-    def work(folder, guard):
-        watch = Stopwatch(folder)
+    def work(folder, guard, watch):
         samples = context.config.prune.calibration_samples
         with executor_of(context, dense, data, units, folder) as executor:
             grams = Coordinator(executor, None, folder, context.config.scoring, samples, context.observe).dense_grams()
@@ -58,7 +57,7 @@ def run_statistics(context: Context, data: Done, dense: Dense) -> Done | None:
             names.append("orders.json")
         return names, {"seconds": watch.seconds()}
 
-    return context.store.run(stage, work, context.observe)
+    return context.store.run(stage, timed(work), context.observe)
 
 
 def _measured(dense: Dense, units: Units, statistics: Done | None) -> Measured | None:
@@ -76,12 +75,11 @@ def run_search(context: Context, data: Done, dense: Dense, statistics: Done | No
     inputs = {"data": data.facts["train"], "dense": dense.digest}
     if statistics:
         inputs["statistics"] = statistics.digest(*statistics.artifacts)
-    stage = Stage("search", 1, search_settings(config), inputs)
+    stage = Stage("search", 2, search_settings(config), inputs)
     for warning in warnings_of(config.prune):
         context.observe({"event": "notice", "message": warning})
 
-    def work(folder, guard):
-        watch = Stopwatch(folder)
+    def work(folder, guard, watch):
         begin = {"kind": "begin", "schema": SCHEMA, "stage_key": stage.key, "settings": stage.settings, "data_digest": data.facts["train"]}
         begin |= {"weights_sha256": dense.done.artifacts["weights.safetensors"], "units": target.dense_widths}
         journal = Journal(folder / "journal.jsonl", context.observe, guard)
@@ -97,7 +95,7 @@ def run_search(context: Context, data: Done, dense: Dense, statistics: Done | No
         facts = {"note": target.allocation.note, "explained_share": shares, "left": target.units.left, "seconds": watch.seconds(), **vars(cost)}
         return ["journal.jsonl", *(c.artifact for c in coordinator.committed if c.artifact)], facts
 
-    return context.store.run(stage, work, context.observe)
+    return context.store.run(stage, timed(work), context.observe)
 
 
 def choices_of(search: Done) -> dict[str, Choice]:

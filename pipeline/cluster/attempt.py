@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
 from ray import tune
 
 from pipeline.chain.plan import Planned, Sweep
+from pipeline.cluster.session import CHECK_SECONDS, check_running
 from pipeline.cluster.trial import FAILED, STOPPED, bundles, run_trial
 from pipeline.config.digests import digest
 from pipeline.config.errors import Stopped
@@ -109,6 +111,8 @@ def _restored(storage: Path, cluster: Cluster, recorder):
         recorder({"event": "notice", "message": f"Tune's state {storage} is restored"})
         return tuner.fit()
     except Exception as error:  # whatever a damaged pickle raises
+        if _AT_WORK[-1].began:  # a fault of the work, not of the state
+            raise
         _set_aside(storage, str(error).partition("\n")[0][:200] or type(error).__name__, recorder)
         return None
 
@@ -163,6 +167,15 @@ class _Attendance:
     signals: list[int]
     since: float  # when a trial was at work
 
+    began: bool = False  # Tune made a step
+    looked: float = 0.0  # for the cluster's head
+
+    def check_head(self) -> None:
+        """Raise Stopped when the cluster that was joined is gone."""
+        if time.monotonic() - self.looked > CHECK_SECONDS:
+            check_running(ray)
+            self.looked = time.monotonic()
+
     def heed_signals(self) -> None:
         if self.signals:
             raise Stopped(f"stopped by {signal.Signals(self.signals[0]).name}; run the same command to go on")
@@ -184,7 +197,9 @@ class Steps(tune.Callback):
     """Tune's door to the attendance at work: an exception that a signal raised inside Ray's C code would be lost there."""
 
     def on_step_begin(self, iteration, trials, **_):
+        _AT_WORK[-1].began = True
         _AT_WORK[-1].heed_signals()
+        _AT_WORK[-1].check_head()
         _AT_WORK[-1].check_room(trials)
 
     def on_trial_recover(self, iteration, trials, trial, **_):

@@ -6,14 +6,13 @@ import time
 from dataclasses import dataclass, field
 
 from pipeline.chain.asking import Place
-from pipeline.cluster.session import check_running
+from pipeline.cluster.session import CHECK_SECONDS, check_running
 from pipeline.cluster.worker import Worker
 from pipeline.config.errors import Failed, Stopped
 from pipeline.config.settings import Cluster
 
 TOLD_SECONDS = 20.0  # workers that are not there by then are told of
 ALIVE_SECONDS = 10.0  # in which a worker that is silent for too long must give a sign of life
-CHECK_SECONDS = 5.0  # between two looks at whether the cluster itself is still there
 
 
 @dataclass

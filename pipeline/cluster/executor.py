@@ -8,17 +8,20 @@ ahead with its blocks while the others finish and the coordinator chooses.
 
 import bisect
 import re
+import shutil
 import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pipeline.chain.asking import Place
 from pipeline.cluster.crew import Crew, Hand, Task
 from pipeline.cluster.session import connected
 from pipeline.config.settings import Cluster
 from pipeline.search.question import Answer, Question
+from pipeline.search.walk import SPILL
 
 AHEAD = "the next unit, gone ahead to"  # what a worker is at between two askings
 WINDOW = 2  # answers ahead of the one whose turn it is, per worker
@@ -38,6 +41,8 @@ def on_ray(place: Place, cluster: Cluster, observe, faults=None):
             executor.tell_shares()
         finally:
             crew.end()
+            for path in Path(place.folder).glob(f"{SPILL}*"):  # killed workers tidy nothing up
+                shutil.rmtree(path, ignore_errors=True)
 
 
 class OnRay:

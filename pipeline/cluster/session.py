@@ -16,6 +16,7 @@ from pipeline.config.errors import BadInput, Stopped
 from pipeline.config.settings import Cluster
 from pipeline.stages.lock import is_running
 
+CHECK_SECONDS = 5.0  # between two looks at whether the cluster itself is still there
 CONNECT_SECONDS = 10.0  # for a cluster's head to answer at all; Ray itself would try for many minutes
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds in which a head may come back
 PREFIX = "gfs-ray-"  # of temporary directories; short, since the paths of Ray's sockets may have 107 bytes
@@ -120,7 +121,7 @@ def _temporary_files_in(folder: Path | None):
 
 def _secured() -> dict[str, str]:
     """Token authentication of a local Ray, whatever a user's own settings are for; a Ray that runs us has set its own."""
-    if os.environ.get("RAY_AUTH_TOKEN") and os.environ.get("RAY_AUTH_MODE"):
+    if os.environ.get("RAY_AUTH_TOKEN") and os.environ.get("RAY_AUTH_MODE") == "token":
         return {}
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
 

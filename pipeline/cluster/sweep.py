@@ -59,20 +59,21 @@ def _run_trials(sweep: Sweep, recorder) -> None:
     todo = [run for run in sweep.runs if not _is_done(run)]
     if not todo:
         return
-    for run in todo:
-        (run.folder / "error.json").unlink(missing_ok=True)
     recorder({"event": "notice", "message": f"group {sweep.folder}: {len(todo)} of {len(sweep.runs)} runs to do; {sharing(sweep)}"})
     cluster = todo[0].config.cluster
     needs = bundles(cluster)
     cpus = max(os.cpu_count() or 1, sum(bundle["CPU"] for bundle in needs))
     try:
-        with connected(cluster, cpus, sum(bundle.get("GPU", 0) for bundle in needs)), _watched(sweep, recorder):
+        with connected(cluster, cpus, sum(bundle.get("GPU", 0) for bundle in needs)):
             from pipeline.cluster.attempt import attempt
 
-            _await_ends(todo)  # trials of a command that was killed may live on for a moment
-            ended = attempt(sweep, todo, recorder)
-            if ended.restored and (forgotten := _open(todo)):  # Tune's state called them finished; their directories do not
-                ended = attempt(sweep, forgotten, recorder)
+            for run in todo:  # only now: where no Ray comes, what a run failed of stays known
+                (run.folder / "error.json").unlink(missing_ok=True)
+            with _watched(sweep, recorder):
+                _await_ends(todo)  # trials of a command that was killed may live on for a moment
+                ended = attempt(sweep, todo, recorder)
+                if ended.restored and (forgotten := _open(todo)):  # Tune's state called them finished; their directories do not
+                    ended = attempt(sweep, forgotten, recorder)
     finally:
         _await_ends(todo)  # a Ray that is taken down does not wait for the trials' processes
     if left := _open(todo):

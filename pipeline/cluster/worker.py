@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.chain.asking import Place, open_bench
 from pipeline.config.errors import BadInput, Failed, Stopped
+from pipeline.config.files import DISK_FULL
 from pipeline.search.actor import Actor
 from pipeline.search.question import Question
 
@@ -69,4 +70,8 @@ def _guarded(work):
         result = work()
     except (BadInput, Failed, Stopped) as error:
         return Receipt(0.0, type(error), str(error)), None
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        return Receipt(0.0, Stopped, f"{error.filename or 'a file'}: {error.strerror}; make room and run the same command"), None
     return Receipt(time.monotonic() - began), result

@@ -16,6 +16,7 @@ from pipeline.networks.shrink import neuron_columns
 from pipeline.tensorfile import load_tensors, save_tensors
 
 GIB = 2**30
+SPILL = ".walk-"  # directories of activations on disk
 ALIGNMENT = 64  # bytes; matrix products may round differently on memory that is aligned differently
 
 
@@ -107,7 +108,7 @@ class Walk:
         held = sum(size for batches in (block, *(other.batches for other in self.held.values())) for *_, size in batches)
         if held + sum(sizes) <= self.bench.scoring.memory_limit * GIB:
             return dense, drifted, sum(sizes)
-        self.spill = self.spill or tempfile.TemporaryDirectory(dir=self.bench.folder, prefix=".walk-")
+        self.spill = self.spill or tempfile.TemporaryDirectory(dir=self.bench.folder, prefix=SPILL)
         path = Path(self.spill.name) / f"{samples[0]}-{samples[1]}-{number}.safetensors"
         names = {node: str(self.graph.index[node]) for node in dense}
         save_tensors(path, {f"dense/{names[n]}": v for n, v in dense.items()} | {f"drifted/{names[n]}": v for n, v in drifted.items()})

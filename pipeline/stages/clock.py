@@ -10,6 +10,19 @@ from pipeline.config.files import read_json, write_json
 SAVE_SECONDS = 5.0
 
 
+def timed(work):
+    """work(folder, guard, watch) as the store runs it: the watch ends with the work, however that ends."""
+
+    def run(folder: Path, guard):
+        watch = Stopwatch(folder)
+        try:
+            return work(folder, guard, watch)
+        finally:
+            watch.end()
+
+    return run
+
+
 class Stopwatch:
     """Seconds since the stage began, kept in spent.json so that a kill loses at most a few of them."""
 
@@ -23,9 +36,11 @@ class Stopwatch:
         self.ended = threading.Event()
         threading.Thread(target=self._save, daemon=True).start()
 
-    def seconds(self) -> float:
-        """The sum so far; ends the clock."""
+    def end(self) -> None:
         self.ended.set()
+
+    def seconds(self) -> float:
+        """The sum so far."""
         return self.before + time.monotonic() - self.began
 
     def _save(self):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -36,7 +37,7 @@ class Recorder:
             return None
         path = Path(folder) / name
         if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
-            path.write_bytes(data[: data.rfind(b"\n") + 1])  # a line torn by a kill
+            os.truncate(path, data.rfind(b"\n") + 1)  # a line torn by a kill
         return open(path, "a", buffering=1)
 
     def __call__(self, event: dict) -> None:

@@ -89,7 +89,8 @@ class Store:
             return done
         folder = self.folder(stage)
         with Lock(folder, f"stage {folder.name}", wait=lambda text: observe({"event": "notice", "message": text})) as lock:
-            if (done := self.find(stage)) is not None:
+            if (done := self.find(stage)) is not None:  # another run made it while this one waited
+                observe({"event": "stage", "stage": stage.name, "key": stage.key, "state": "found"})
                 return done
             with self._began(stage, folder):
                 observe({"event": "stage", "stage": stage.name, "key": stage.key, "state": "running"})

@@ -1,11 +1,13 @@
 """Workers that are slow, stopped, killed or cannot start: the same bytes, or a loud, resumable stop."""
 
+import errno
 import os
 import signal
 import time
 
 import pytest
 
+from pipeline.cluster.executor import LATE_SECONDS
 from pipeline.config.errors import BadInput, Failed, Stopped
 from pipeline.config.settings import Cluster
 from tests.cluster.searches import search
@@ -29,6 +31,10 @@ def die():
 
 def stop():
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def fill():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/spill")
 
 
 def dawdle():
@@ -73,8 +79,10 @@ def test_a_late_block_is_raced_and_its_second_answer_ignored(prepared, ray_of_fo
         if act is dawdle and event["event"] == "pick" and not waited and event["unit"] == "conv_head":
             waited.append(time.sleep(10))
 
-    journal, seen = search(prepared, tmp_path / "late", "loss", Cluster(workers=2), Once(act), watch)
+    began = time.monotonic()
+    journal, seen = search(prepared, tmp_path / "late", "loss", Cluster(workers=2), Once(act), watch, warm=True)
     assert journal == alone["loss"]
+    assert time.monotonic() - began > LATE_SECONDS, "a block was waited for until it was late"
     (shares,) = [event for event in seen if event["event"] == "shares"]
     assert shares["lost"] == 0
     if act is dawdle:
@@ -97,6 +105,23 @@ def test_more_losses_than_may_be_stop_resumably_naming_what_was_lost(prepared, r
 def test_what_a_worker_meets_arrives_as_it_would_in_process(prepared, ray_of_four, tmp_path, kind):
     with pytest.raises(kind, match="^shard 3: is broken; mend it$"):
         search(prepared, tmp_path / "met", "loss", Cluster(workers=2), Raises(kind, "shard 3: is broken; mend it"))
+
+
+def test_a_full_disk_at_a_worker_stops_resumably(prepared, ray_of_four, tmp_path):
+    with pytest.raises(Stopped, match="^/spill: No space left on device; make room and run the same command$"):
+        search(prepared, tmp_path / "full", "loss", Cluster(workers=2), Always(fill))
+
+
+def test_activations_on_disk_are_gone_when_the_search_is_over(prepared, ray_of_four, tmp_path):
+    small = "scoring.memory_limit=1e-6"
+    spilled = []
+
+    def watch(event):
+        spilled.extend(tmp_path.glob("spilled/.walk-*/*.safetensors"))
+
+    journal, _ = search(prepared, tmp_path / "spilled", "reconstruction-sequential", Cluster(workers=2), watch=watch, overrides=(small,))
+    assert spilled and not list(tmp_path.glob("spilled/.walk-*"))
+    assert journal == search(prepared, tmp_path / "held", "reconstruction-sequential", None)[0]
 
 
 def test_without_room_for_any_worker_the_run_stops_resumably(prepared, ray_of_four, tmp_path):

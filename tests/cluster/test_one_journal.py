@@ -23,7 +23,7 @@ def test_sample_blocks_of_a_gram_pass_and_candidate_blocks_of_a_step_are_shared(
     _, seen = search(prepared, tmp_path / "search", pruner, Cluster(workers=2), warm=True)
     (told,) = [event["shares"][statistic] for event in seen if event["event"] == "shares"]
     print(f"{statistic}: answers of each worker {told}")
-    assert set(told) == {"0", "1"} and min(told.values()) >= 1
+    assert set(told) == {"0", "1"} and min(told.values()) >= 0.2 * sum(told.values())
 
 
 def test_more_workers_than_blocks_are_told_of(prepared, ray_of_four, tmp_path):
