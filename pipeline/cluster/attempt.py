@@ -10,11 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
 from ray import tune
 
 from pipeline.chain.plan import Planned, Sweep
-from pipeline.cluster.session import CHECK_SECONDS, check_running
 from pipeline.cluster.trial import FAILED, STOPPED, bundles, run_trial
 from pipeline.config.digests import digest
 from pipeline.config.errors import Stopped
@@ -168,13 +166,6 @@ class _Attendance:
     since: float  # when a trial was at work
 
     began: bool = False  # Tune made a step
-    looked: float = 0.0  # for the cluster's head
-
-    def check_head(self) -> None:
-        """Raise Stopped when the cluster that was joined is gone."""
-        if time.monotonic() - self.looked > CHECK_SECONDS:
-            check_running(ray)
-            self.looked = time.monotonic()
 
     def heed_signals(self) -> None:
         if self.signals:
@@ -199,7 +190,6 @@ class Steps(tune.Callback):
     def on_step_begin(self, iteration, trials, **_):
         _AT_WORK[-1].began = True
         _AT_WORK[-1].heed_signals()
-        _AT_WORK[-1].check_head()
         _AT_WORK[-1].check_room(trials)
 
     def on_trial_recover(self, iteration, trials, trial, **_):

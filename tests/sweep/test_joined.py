@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweep.processes import wait_for
+from tests.sweep.processes import wait_for, working
 
 pytestmark = pytest.mark.slow
 
@@ -52,3 +53,13 @@ def test_a_sweep_joins_a_ray_with_a_token_and_leaves_it_running(joined):
     _, err = group.run(f"cluster.address={address}", "cluster.workers=1", "seed=1", code=2)
     assert err.splitlines()[-1].startswith(f"gfs: error: cluster.address: {address}: no Ray ")
     assert head.poll() is None
+
+
+def test_a_head_that_dies_under_a_training_stops_the_sweep_resumably(joined):
+    group, head, address = joined
+    sweeping = group.start(f"cluster.address={address}", "cluster.workers=0", "train.epochs=100000", "sweep={seed: [0, 1]}")
+    wait_for(lambda: working(group.runs_dir), sweeping)
+    os.killpg(head.pid, signal.SIGKILL)
+    _, err = sweeping.communicate(timeout=120)
+    assert sweeping.returncode == 75, err
+    assert "went down" in err.splitlines()[-1] and "run the same command" in err.splitlines()[-1]
