@@ -18,6 +18,7 @@ from pipeline.journal import read
 from pipeline.networks.saved import load_pruned
 from pipeline.networks.small import tiny
 from pipeline.tensorfile import save_tensors
+from tests.conftest import run_gfs
 
 ROOT = Path(__file__).parents[2]
 CONTRACTS = ROOT.parent / "shared/contracts/check.py"
@@ -67,6 +68,12 @@ def test_every_pruner_runs_through_the_chain(given, selector, refit):
     events = [json.loads(line)["event"] for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     warned = "notice" in events
     assert warned == (selector == "reconstruction" and refit == "none")
+
+
+def test_an_in_process_run_never_imports_ray(given, tmp_path):
+    (tmp_path / "ray.py").write_text("raise SystemExit('Ray was imported')\n")
+    done = run_gfs("run", "-c", given["config"], "arm=none", "seed=7", "tracking.mode=off", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_finished_run_is_found_and_nothing_is_written(given):

@@ -71,6 +71,21 @@ def test_a_killed_worker_is_replaced_and_no_choice_is_lost_or_doubled(prepared, 
     assert any("lost worker 0" in event.get("message", "") for event in seen)
 
 
+@pytest.mark.parametrize("pruner, after", [("loss", 180), ("reconstruction-sequential", 10)])
+def test_a_worker_that_takes_over_between_units_catches_up_from_the_committed_artifacts(prepared, ray_of_four, tmp_path, alone, pruner, after):
+    committed = []
+
+    def watch(event):
+        if event["event"] == "notice" and "lost worker 0" in event["message"]:
+            committed.extend((tmp_path / "later").glob("journal.jsonl"))
+            committed[:] = [line for path in committed for line in path.read_text().splitlines() if '"kind":"unit"' in line]
+
+    journal, seen = search(prepared, tmp_path / "later", pruner, Cluster(workers=1), Once(die, after=after), watch)
+    assert journal == alone[pruner] and committed
+    (shares,) = [event["shares"] for event in seen if event["event"] == "shares"]
+    assert all(share.get("1", 0) >= 1 for share in shares.values())
+
+
 @pytest.mark.parametrize("act", [stop, dawdle])
 def test_a_late_block_is_raced_and_its_second_answer_ignored(prepared, ray_of_four, tmp_path, alone, act):
     waited = []

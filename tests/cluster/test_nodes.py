@@ -79,8 +79,8 @@ def test_a_run_joins_a_cluster_and_one_that_goes_down_stops_it_resumably(prepare
     assert events(runs, "workers")
     nodes.remove("head")
     _, stderr = process.communicate(timeout=PATIENCE)
-    print(process.returncode, stderr)
-    assert process.returncode == 75
+    assert process.returncode == 75, stderr
+    assert "went down" in stderr
     resumed = start(*common, "cluster.workers=1")
     _, stderr = resumed.communicate(timeout=PATIENCE)
     assert resumed.returncode == 0, stderr

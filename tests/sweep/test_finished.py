@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -48,6 +49,8 @@ def test_every_stage_is_computed_once_as_often_as_check_says(finished):
     promised = dict(line.split()[:2] for line in out.splitlines() if line.startswith("  ") and " for " in line)
     by_name = {name: sum(key.startswith(f"{name}-") for key in times) for name in promised}
     assert by_name == {name: int(count) for name, count in promised.items()}
+    assert f"sweep: {len(group.runs)} runs in {group.folder}; " in out
+    assert re.search(r"^estimate: about \d+\.\d\d core hours, ", out, re.MULTILINE)
     assert out.splitlines()[-1] == "ok"
 
 

@@ -172,7 +172,7 @@ def test_wandb_is_imported_by_the_scribe_alone_and_by_timm_which_can_do_without(
 @pytest.mark.slow
 def test_a_sweep_is_the_group_of_its_runs_and_ray_never_sees_the_key(small_config, tmp_path):
     small_config.write_text(small_config.read_text().replace("{mode: off}", "{mode: offline}") + "sweep: {arm: [none, finetune]}\n")
-    command = [CONSOLE, "sweep", "-c", small_config, "prune.selector=l1"]
+    command = [CONSOLE, "sweep", "-c", small_config, "prune.selector=l1", "cluster.workers=1"]
     process = subprocess.Popen(command, cwd=ROOT, env=outside(OMP_NUM_THREADS="1", WANDB_API_KEY=KEY), stdout=subprocess.PIPE, text=True)
     looked = 0
     while process.poll() is None:
