@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline.chain.asking import Place
 from pipeline.cluster.crew import Crew, Hand, Task
-from pipeline.cluster.session import connected
+from pipeline.cluster.session import connected, ended_with_its_head
 from pipeline.config.settings import Cluster
 from pipeline.search.question import Answer, Question
 from pipeline.search.walk import SPILL
@@ -33,7 +33,7 @@ TICK_SECONDS = 0.5
 @contextmanager
 def on_ray(place: Place, cluster: Cluster, observe, faults=None):
     """An executor on `cluster.workers` workers, and the Ray they run on. `faults`: see Worker; for tests."""
-    with connected(cluster, cpus=cluster.workers * cluster.cpus, gpus=cluster.workers * cluster.gpus) as ray:
+    with connected(cluster, cpus=cluster.workers * cluster.cpus, gpus=cluster.workers * cluster.gpus) as ray, ended_with_its_head(ray, observe):
         crew = Crew(ray, place, cluster, observe, faults, ray.util.get_current_placement_group())
         executor = OnRay(ray, crew, observe)
         try:

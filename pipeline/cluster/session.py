@@ -6,7 +6,9 @@ import random
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from pipeline.config.settings import Cluster
 from pipeline.stages.lock import is_running
 
 CHECK_SECONDS = 5.0  # between two looks at whether the cluster itself is still there
+ENDING_SECONDS = 15.0  # in which a command may end by itself once its cluster is gone
 CONNECT_SECONDS = 10.0  # for a cluster's head to answer at all; Ray itself would try for many minutes
 PAUSES = (1.0, 2.0, 4.0, 8.0)  # seconds in which a head may come back
 PREFIX = "gfs-ray-"  # of temporary directories; short, since the paths of Ray's sockets may have 107 bytes
@@ -88,6 +91,31 @@ def check_running(ray) -> None:
             if pause is None:
                 raise Stopped(f"cluster: the Ray cluster at {address} went down ({error}); run the same command to go on") from error
             time.sleep(pause)
+
+
+@contextmanager
+def ended_with_its_head(ray, observe):
+    """Inside, a cluster that goes down ends this process resumably, where a `Stopped` of the main thread cannot.
+
+    That may wait inside Ray for a head that is gone, until Ray ends the process with another code and without a word.
+    """
+    ended = threading.Event()
+
+    def look():
+        try:
+            while not ended.wait(CHECK_SECONDS):
+                check_running(ray)
+        except Stopped as stop:
+            if not ended.wait(ENDING_SECONDS):
+                observe({"event": "error", "code": stop.exit_code, "message": str(stop)})
+                print(f"gfs: error: {stop}", file=sys.stderr, flush=True)
+                os._exit(stop.exit_code)
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _touch(host: str, port: str) -> None:

@@ -1,13 +1,12 @@
 """The sweep of a group: what is not done goes to Ray Tune; the run directories decide what is finished, Tune's state never does."""
 
 import os
-import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
 
 from pipeline.chain.plan import Planned, Sweep
-from pipeline.cluster.session import CHECK_SECONDS, check_running, connected
+from pipeline.cluster.session import connected, ended_with_its_head
 from pipeline.cluster.trial import bundles
 from pipeline.config.errors import Stopped
 from pipeline.config.files import write_text
@@ -70,7 +69,7 @@ def _run_trials(sweep: Sweep, recorder) -> None:
 
             for run in todo:  # only now: where no Ray comes, what a run failed of stays known
                 (run.folder / "error.json").unlink(missing_ok=True)
-            with _watched(sweep, recorder), _ended_with_its_head(ray, recorder):
+            with _watched(sweep, recorder), ended_with_its_head(ray, recorder):
                 _await_ends(todo)  # trials of a command that was killed may live on for a moment
                 ended = attempt(sweep, todo, recorder)
                 if ended.restored and (forgotten := _open(todo)):  # Tune's state called them finished; their directories do not
@@ -81,29 +80,6 @@ def _run_trials(sweep: Sweep, recorder) -> None:
         name = left[0].folder.name
         reason = ended.stops.get(name, "came to no end, see its log.txt; run the same command to go on")
         raise Stopped(f"group {sweep.folder.name}: run {name}: {reason}")
-
-
-@contextmanager
-def _ended_with_its_head(ray, recorder):
-    """A cluster that goes down ends this process resumably: Tune would wait inside Ray, and Ray end the process without a word."""
-    ended = threading.Event()
-
-    def look():
-        try:
-            while not ended.wait(CHECK_SECONDS):
-                check_running(ray)
-        except Stopped as stop:
-            if not ended.wait(ENDING_SECONDS):
-                recorder({"event": "error", "code": stop.exit_code, "message": str(stop)})
-                print(f"gfs: error: {stop}", file=sys.stderr, flush=True)
-                os._exit(stop.exit_code)  # nothing else gets the main thread out of Ray
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
 
 
 def _open(runs: list[Planned]) -> list[Planned]:
