@@ -285,3 +285,9 @@ def test_labels_of_any_kind_are_ignored_where_none_are_needed():
 def test_a_budget_that_is_no_mapping_is_named():
     with pytest.raises(ValueError, match="budget: is 0.5"):
         prune(small_network(), [torch.randn(4, 1, 9, 9)], budget=0.5)
+
+
+def test_bn_is_refused_by_unit_where_no_batch_norm_follows():
+    layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)
+    with pytest.raises(BadInput, match="^unit 0: prune.selector 'bn' needs a batch norm with a scale behind its producer; "):
+        prune(nn.Sequential(*layers), batches(), budget={"width": 0.5}, selector="bn")

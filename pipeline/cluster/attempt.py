@@ -164,7 +164,6 @@ class _Attendance:
     recorder: object
     signals: list[int]
     since: float  # when a trial was at work
-
     began: bool = False  # Tune made a step
 
     def heed_signals(self) -> None:

@@ -7,20 +7,20 @@ from pipeline.config.digests import draw
 
 def l1_order(producer_weight: torch.Tensor) -> list[int]:
     """Neurons by falling L1 norm of their producer's filter (N, ...), ties to the lowest index (Li et al. 2017)."""
-    return falling(producer_weight.detach().double().abs().flatten(1).sum(1))
+    return _falling(producer_weight.detach().double().abs().flatten(1).sum(1))
 
 
 def l2_order(producer_weight: torch.Tensor) -> list[int]:
     """Neurons by falling L2 norm of their producer's filter (N, ...), ties to the lowest index."""
-    return falling((producer_weight.detach().double() ** 2).flatten(1).sum(1))
+    return _falling((producer_weight.detach().double() ** 2).flatten(1).sum(1))
 
 
 def bn_order(scale: torch.Tensor) -> list[int]:
     """Neurons by falling absolute scale of the batch norm behind their producer (N,), ties to the lowest index (Liu et al. 2017)."""
-    return falling(scale.detach().double().abs())
+    return _falling(scale.detach().double().abs())
 
 
-def falling(scores: torch.Tensor) -> list[int]:
+def _falling(scores: torch.Tensor) -> list[int]:
     values = scores.tolist()
     return sorted(range(len(values)), key=lambda i: (-values[i], i))
 

@@ -96,9 +96,9 @@ def test_swaps_never_fit_worse_than_their_start_nor_better_than_the_best_set(col
         for start in ([pick.neuron for pick in engine(quadratic(given), ridge)][:size] for engine in (forward, backward)):
             kept = swap(quadratic(given), ridge, start)
             assert len(set(kept)) == size and set(kept) <= set(range(width))
-            errors = [oracles.solved(given, ridge, chosen)[0] for chosen in (start, kept)]
-            assert errors[1] <= errors[0] * (1 + NOISE) and errors[1] >= oracles.best_error(given, ridge, size) * (1 - NOISE)
-            assert kept == start or errors[1] < errors[0] - 1e-10 * oracles.total(given, ridge)
+            before, after = (oracles.solved(given, ridge, chosen)[0] for chosen in (start, kept))
+            assert after <= before * (1 + NOISE) and after >= oracles.best_error(given, ridge, size) * (1 - NOISE)
+            assert kept == start or after < before - 1e-10 * oracles.total(given, ridge)
             better += kept != start
     assert better >= 3
 
