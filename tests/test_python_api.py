@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pipeline import UnsupportedModule, load_pruned, prune, pruning
+from pipeline.config.errors import BadInput
 from pipeline.networks.small import tiny
 from tests.conftest import ROOT
 from tests.networks.samples import Residual, SqueezeExcite, Traced, Vgg, shaken
