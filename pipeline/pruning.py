@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from pipeline.config.errors import BadInput, Failed
-from pipeline.config.rules import resolve_prune, warnings_of
+from pipeline.config.rules import curves_pruner, measures_gram, resolve_prune, warnings_of
 from pipeline.config.settings import Prune, Scoring, budget_target
 from pipeline.data.streams import Batch
 from pipeline.journal import Journal
@@ -23,12 +23,14 @@ from pipeline.networks.saved import arch_of, save_pruned
 from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.networks.units import Units, find_units, without_large
 from pipeline.networks.zoo import Blueprint
+from pipeline.pruners.curves import measure_curves
 from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
 from pipeline.search.actor import Bench
 from pipeline.search.artifacts import load_choice
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.executor import InProcess
-from pipeline.selection.budgets import Budget, uniform
+from pipeline.selection.allocation import Sharing
+from pipeline.selection.budgets import Budget
 
 KEPT_LIMIT = 4 * 2**30  # bytes of calibration batches that are held in memory
 
@@ -66,15 +68,16 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
     dense = copy.deepcopy(model).eval()
     units = find_units(dense, options.units)
     table = CostTable(dense, units, images[:1].to(_device(dense)))
-    if options.selector == "reconstruction" or options.refit != "none":
+    if measures_gram(options):
         units = without_large(units, Scoring().gram_limit)
     for warning in warnings_of(options):
         warnings.warn(warning, stacklevel=2)
     _check_labels(dense, images, labels)
     ((kind, target),) = budget.items()
-    widths = uniform(Budget(kind, _amount(kind, target)), table, {n: u.width for n, u in units.units.items()}).widths
+    sharing = Sharing(Budget(kind, _amount(kind, target)), table, {n: u.width for n, u in units.units.items()}, options.allocation)
+    sharing.check()
     with _switches_kept():
-        choices = _search(dense, units, widths, options, images, labels, seed)
+        choices = _search(dense, units, sharing, options, images, labels, seed)
     if (difference := folding_difference(dense, units, choices, images[:4])) > FOLDING_LIMIT:
         raise Failed(f"prune: gated and shrunk network differ by {difference:.1e} (relative, float64); the module does more than its units show")
     network = copy.deepcopy(dense)
@@ -170,21 +173,25 @@ class _Memory:
             start += last - first
 
 
-def _search(dense, units: Units, widths, options: Prune, images, labels, seed) -> dict[str, Choice]:
+def _search(dense, units: Units, sharing: Sharing, options: Prune, images, labels, seed) -> dict[str, Choice]:
     """The committed choice of every unit; journal and artifacts live in a temporary folder."""
     scoring = Scoring(threads=torch.get_num_threads())
     samples = min(options.calibration_samples or 0, len(images))
     stream = _Memory(images, torch.zeros(len(images), dtype=torch.long) if labels is None else labels, scoring.batch)
     with tempfile.TemporaryDirectory(prefix="goodsubnets-") as folder:
         bench = Bench(dense, units, stream, scoring, Path(folder), _device(dense), seed)
-        executor = InProcess(bench) if options.mode else None
+        executor = InProcess(bench) if options.mode or options.curves else None
         journal = Journal(Path(folder) / "journal.jsonl", lambda event: None)
         coordinator = Coordinator(executor, journal, Path(folder), scoring, samples, lambda event: None)
-        measured = None
-        if options.mode == "independent":
+        measured, curves = None, None
+        if options.mode == "independent" or (options.curves and measures_gram(options)):
             grams = coordinator.dense_grams()
             measured = Measured({n: dense_quadratic(dense, units.units[n], gram) for n, gram in grams.items()}, {})
-        prune_units(Job(dense, units, widths, options, seed, measured), coordinator)
+        if options.curves:
+            job = Job(dense, units, {}, curves_pruner(options), seed, measured)
+            curves = {n: curve.values for n, curve in measure_curves(job, coordinator, min(options.probe_samples, len(images))).items()}
+        job = Job(dense, units, sharing.widths(curves).widths, options, seed, measured if options.mode == "independent" else None)
+        prune_units(job, coordinator)
         journal.close()
         return {commit.unit: load_choice(Path(folder), commit) for commit in coordinator.committed}
 

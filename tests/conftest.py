@@ -68,7 +68,7 @@ def small_config(tmp_path, image_folder) -> Path:
     path.write_text(
         f"name: small\nruns_dir: {tmp_path / 'runs'}\ndata: {{source: {image_folder}}}\n"
         "network: {model: 'pipeline.networks.small:tiny', num_classes: 3, in_chans: 1, img_size: 28, mean: [0.5], std: [0.25]}\n"
-        "dense: {epochs: 2, batch: 16, threads: 1}\nprune: {calibration_samples: 64}\ntrain: {epochs: 1, batch: 16, threads: 1}\n"
+        "dense: {epochs: 2, batch: 16, threads: 1}\nprune: {calibration_samples: 64, allocation: uniform}\ntrain: {epochs: 1, batch: 16, threads: 1}\n"
         "scoring: {batch: 16, block_samples: 32, block_candidates: 4}\nevaluate: {recalibration_samples: 32, latency: false, threads: 1}\n"
         "tracking: {mode: off}\n"
     )

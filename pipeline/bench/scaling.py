@@ -33,7 +33,10 @@ SETTINGS = {
     "tracking": {"mode": "off"},
 }
 SEARCHES = {
-    "reconstruction": {"prune": {"selector": "reconstruction", "calibration_samples": 4096}, "budget": {"prunable_macs": "50%"}},
+    "reconstruction": {
+        "prune": {"selector": "reconstruction", "allocation": "uniform", "calibration_samples": 4096},
+        "budget": {"prunable_macs": "50%"},
+    },
     "loss": {"prune": {"selector": "loss", "refit": "none"}, "budget": {"width": 0.01}},
 }
 
@@ -51,7 +54,7 @@ class Scene:
         """Run the whole search on an executor that is warm; seconds."""
         config = self.context.config
         journal = Journal(folder / "journal.jsonl", lambda event: None)
-        job = Job(self.dense.network, self.target.units, self.target.allocation.widths, config.prune, config.seed)
+        job = Job(self.dense.network, self.target.units, self.target.sharing.widths(None).widths, config.prune, config.seed)
         coordinator = Coordinator(executor, journal, folder, config.scoring, config.prune.calibration_samples or 0, lambda event: None)
         began = time.perf_counter()
         prune_units(job, coordinator)

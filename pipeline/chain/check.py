@@ -9,6 +9,7 @@ import torch
 from pipeline.chain.asking import check_cluster
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.gate import refuse_below_gate
+from pipeline.chain.normalise import statistics_settings
 from pipeline.chain.plan import Sweep
 from pipeline.chain.sources import Dense, data_stage, dense_stage, open_dense, origin_of, plan_of, untrained
 from pipeline.chain.summary import budget_table
@@ -21,6 +22,7 @@ from pipeline.data.streams import Batch, classes_missing, scoring_order
 from pipeline.evaluation.accuracy import top_correct
 from pipeline.networks.saved import example_images
 from pipeline.networks.zoo import load_weights, preprocess_of, read_weights, weights_file
+from pipeline.selection.allocation import PROBED
 from pipeline.selection.budgets import min_max_table
 from pipeline.stages.store import Store, free_gib
 
@@ -46,8 +48,9 @@ def check_run(config: Config, say) -> None:
     say(f"network: {plan.model}, weights {source}")
     target = find_target(context, dense)
     say(budget_table(min_max_table(target.table, target.dense_widths)))
-    reached = target.table.cost(target.allocation.widths)
-    say(f"this budget: {reached.macs:,} of {target.table.cost({}).macs:,} MACs" + (f"; {target.allocation.note}" if target.allocation.note else ""))
+    allocation, whole = target.guessed(), target.table.cost({})
+    reached = target.table.cost(allocation.widths)
+    say(f"this budget: about {reached.macs:,} of {whole.macs:,} MACs" + (f"; {allocation.note}" if allocation.note else ""))
     for name, reason in target.units.left.items():
         say(f"left whole: {name}: {reason}")
     _gate(context, dense, samples["test"], source, say)
@@ -114,12 +117,16 @@ def _seconds(config: Config, dense: Dense, target, samples) -> dict[str, float]:
         began = time.perf_counter()
         dense.network(images)
     forward, prune = (time.perf_counter() - began) / len(images), config.prune
-    share = target.table.cost(target.allocation.widths).macs / target.table.cost({}).macs
+    widths = target.guessed().widths
+    share = target.table.cost(widths).macs / target.table.cost({}).macs
     train = min(config.train.samples or samples["train"].total, samples["train"].total) * config.train.epochs if config.arm != "none" else 0
-    steps = sum(min(prune.max_picks or 4 * w, 4 * w) for w in target.allocation.widths.values()) if prune.selector == "loss" else 0
+    steps = sum(min(prune.max_picks or 4 * w, 4 * w) for w in widths.values()) if prune.selector == "loss" else 0
     scored = steps * config.scoring.batch * (min(prune.candidates or 10**9, max(target.dense_widths.values())) + 1)
     measured = (prune.calibration_samples or 0) * (2 if prune.mode == "sequential" else 1)
+    probes = (prune.probe_samples or 0) * len(target.dense_widths) * (2 + len(PROBED)) / 2  # half the network behind a unit
     found = {
+        "curves": probes,
+        "statistics": (prune.calibration_samples or 0) if statistics_settings(config) else 0,
         "dense": 3 * config.dense.epochs * samples["train"].total if config.network.weights is None else 0,
         "baseline": samples["test"].total,
         "search": scored + measured,

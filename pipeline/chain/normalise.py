@@ -1,7 +1,8 @@
 """What each stage reads of a config: what this pruner does not use becomes null, so that equal work has equal keys."""
 
 from pipeline.config.recipe import Recipe
-from pipeline.config.settings import Config, budget_target
+from pipeline.config.rules import curves_pruner, measures_gram
+from pipeline.config.settings import Config, Prune, budget_target
 
 UNHASHED_RECIPE = {"checkpoint_seconds", "loaders"}
 
@@ -44,20 +45,46 @@ def _scoring(config: Config) -> dict:
 
 def statistics_settings(config: Config) -> dict | None:
     """Null where nothing is measured in the dense network."""
-    prune = config.prune
-    if prune.mode != "independent":
+    prune = curves_pruner(config.prune)
+    if prune.mode != "independent" and not (prune.curves and measures_gram(prune)):
         return None
     search = prune.selector == "reconstruction"
     return {
         "prune": {
             "calibration_samples": prune.calibration_samples,
             "units": prune.units,
-            "engine": ("backward" if prune.engine == "swap" else prune.engine) if search else None,  # the order swap starts from
+            "engine": _order_engine(prune) if search else None,
             "ridge": prune.ridge if search else None,
         },
         "scoring": _scoring(config),
         "seed": config.seed,
     }
+
+
+def curves_settings(config: Config) -> dict | None:
+    """Null where the allocation follows no curves."""
+    prune = curves_pruner(config.prune)
+    if prune.curves is None:
+        return None
+    gram = measures_gram(prune)
+    return {
+        "prune": {
+            "selector": prune.selector,
+            "refit": prune.refit,
+            "engine": _order_engine(prune),
+            "ridge": prune.ridge if gram else None,
+            "calibration_samples": prune.calibration_samples if gram else None,
+            "units": prune.units,
+            "probe_samples": prune.probe_samples,
+        },
+        "scoring": _scoring(config) | {"positions": None} | ({} if gram else {"gram_limit": None}),
+        "seed": config.seed,
+    }
+
+
+def _order_engine(prune: Prune) -> str | None:
+    """The engine of a unit's whole order: the one that swap starts from is backward."""
+    return "backward" if prune.engine == "swap" else prune.engine
 
 
 def search_settings(config: Config) -> dict:
@@ -109,6 +136,7 @@ def run_settings(config: Config) -> dict:
         "data": data_settings(config),
         "dense": dense_settings(config),
         "statistics": statistics_settings(config),
+        "curves": curves_settings(config),
         "search": search_settings(config),
         "train": train_settings(config),
         "baseline": baseline_settings(config),

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.chain.context import Context, device_of
-from pipeline.chain.normalise import dense_settings, run_settings, search_settings, statistics_settings, train_settings, untrained_settings
+from pipeline.chain.normalise import (
+    curves_settings,
+    dense_settings,
+    run_settings,
+    search_settings,
+    statistics_settings,
+    train_settings,
+    untrained_settings,
+)
 from pipeline.chain.run import run_hash, run_inputs
 from pipeline.chain.sources import plan_of, unseen
 from pipeline.chain.target import find_target
@@ -102,25 +110,29 @@ def _inputs(config: Config, known: dict) -> dict[str, str]:
 
 
 def _widths(config: Config, known: dict) -> dict[str, int]:
-    """The widths of a run's budget, so that one out of reach is told before any work; `known` keeps those of equal settings."""
+    """The widths of a run's budget, so that one out of reach is told before any work, none where they are still to be measured;
+    `known` keeps those of equal settings."""
     place = digest([config.network.model_dump(), config.prune.model_dump(), config.budget, config.scoring.gram_limit, config.device])
     if place not in known:
         context = Context(config, Store(Path(config.runs_dir), device_of(config)), lambda event: None)
         plan_of(context)
-        known[place] = find_target(context, unseen(context)).allocation.widths
+        target = find_target(context, unseen(context))
+        known[place] = target.sharing.widths(None).widths if config.prune.allocation == "uniform" else {}
     return known[place]
 
 
 def _stages_of(config: Config, widths: dict[str, int]) -> dict[str, str]:
     """What tells equal stages before their keys are known, which need the digests of artifacts."""
     base = digest([config.data.model_dump(), config.network.model_dump(), dense_settings(config)])
-    search = digest([base, statistics_settings(config), search_settings(config)])
+    search = digest([base, statistics_settings(config), curves_settings(config), search_settings(config)])
     names = {"data": digest(config.data.model_dump()), "dense": base, "baseline": base, "search": search, "shrink": search}
     names["untrained"] = digest([search, untrained_settings(config)])
     if statistics := statistics_settings(config):
         names["statistics"] = digest([base, statistics])
+    if curves := curves_settings(config):
+        names["curves"] = digest([base, curves])
     if train := train_settings(config):
-        names["train"] = digest([search if config.arm == "finetune" else sorted(widths.items()), base, train])
+        names["train"] = digest([search if config.arm == "finetune" or not widths else sorted(widths.items()), base, train])
     names["evaluate"] = digest(run_settings(config))
     return names
 

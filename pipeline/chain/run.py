@@ -7,12 +7,14 @@ from pathlib import Path
 from pipeline.chain.arm import LAST, run_train
 from pipeline.chain.asking import check_cluster
 from pipeline.chain.context import Context, device_of
+from pipeline.chain.curves import run_curves
 from pipeline.chain.gate import refuse_below_gate
 from pipeline.chain.measuring import run_baseline, run_evaluate, run_untrained
-from pipeline.chain.normalise import run_settings, statistics_settings, train_settings
+from pipeline.chain.normalise import curves_settings, run_settings, statistics_settings, train_settings
 from pipeline.chain.result import result_row
-from pipeline.chain.selection import run_search, run_shrink, run_statistics
+from pipeline.chain.selection import run_search, run_shrink
 from pipeline.chain.sources import dense_stage, plan_of, run_data, run_dense, unseen
+from pipeline.chain.statistics import run_statistics
 from pipeline.chain.target import find_target
 from pipeline.config.digests import digest
 from pipeline.config.errors import BadInput, Failed, Stopped
@@ -28,7 +30,7 @@ from pipeline.stages.runs import begin_run, copy_into, make_folder, run_folder
 from pipeline.stages.store import Done, Store
 from pipeline.tracking.tracker import About, Tracker
 
-STAGES = ("data", "dense", "baseline", "statistics", "search", "shrink", "train", "untrained", "evaluate")
+STAGES = ("data", "dense", "baseline", "statistics", "curves", "search", "shrink", "train", "untrained", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def run_chain(config: Config, until: str | None = None, group: str | None = None
     """One run: every stage, resuming what exists; `group` is the sweep that asks for it. Raises BadInput, Stopped or Failed."""
     if until is not None and until not in STAGES:
         raise BadInput(f"--until: {until!r} is no stage; give one of {', '.join(STAGES)}")
-    if (until == "statistics" and statistics_settings(config) is None) or (until == "train" and train_settings(config) is None):
+    optional = {"statistics": statistics_settings, "curves": curves_settings, "train": train_settings}
+    if until in optional and optional[until](config) is None:
         raise BadInput(f"--until: this run has no stage {until}: its settings leave it out")
     device = device_of(config)
     context = Context(config, Store(Path(config.runs_dir), device), None)
@@ -146,7 +149,9 @@ def _in_order(context: Context):
     yield baseline, dense
     if statistics := run_statistics(context, data, dense):
         yield statistics, dense
-    search = run_search(context, data, dense, statistics)
+    if curves := run_curves(context, data, dense, statistics):
+        yield curves, dense
+    search = run_search(context, data, dense, statistics, curves)
     yield search, dense
     shrink = run_shrink(context, dense, search)
     yield shrink, dense

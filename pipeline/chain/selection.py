@@ -1,19 +1,19 @@
-"""Stages `statistics`, `search` and `shrink`: from the dense network to a smaller one."""
+"""Stages `search` and `shrink`: from the dense network to a smaller one."""
 
 import copy
 from contextlib import nullcontext
 
 import torch
-from safetensors.torch import load_file
 
 from pipeline.chain.asking import executor_of
 from pipeline.chain.context import Context
-from pipeline.chain.normalise import search_settings, statistics_settings
+from pipeline.chain.curves import read_curves
+from pipeline.chain.normalise import search_settings
 from pipeline.chain.sources import Dense
+from pipeline.chain.statistics import measured_of
 from pipeline.chain.target import find_target, units_and_cost
 from pipeline.config.digests import draw
 from pipeline.config.errors import Failed
-from pipeline.config.files import read_json, write_json
 from pipeline.config.rules import warnings_of
 from pipeline.journal import SCHEMA, Journal
 from pipeline.journal import read as read_journal
@@ -21,60 +21,22 @@ from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
 from pipeline.networks.saved import ARCH, arch_of, save_pruned
 from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.networks.shrink import Choice, apply_choice
-from pipeline.networks.units import Units
-from pipeline.pruners.pruner import Job, Measured, dense_quadratic, order_of, prune_units
+from pipeline.pruners.pruner import Job, prune_units
 from pipeline.pruners.spending import spent
 from pipeline.search.artifacts import explained_share, load_choice
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.question import Commit
-from pipeline.selection.elimination import Pick
 from pipeline.stages.clock import timed
 from pipeline.stages.store import Done, Stage
-from pipeline.tensorfile import save_tensors
 
 
-def run_statistics(context: Context, data: Done, dense: Dense) -> Done | None:
-    """Stage `statistics`: G of every unit in the dense network, each unit's order and curve; None in mode sequential."""
-    settings = statistics_settings(context.config)
-    if settings is None:
-        return None
-    units, _ = units_and_cost(context, dense)
-    stage = Stage("statistics", 2, settings, {"data": data.facts["train"], "dense": dense.digest})
-
-    def work(folder, guard, watch):
-        samples = context.config.prune.calibration_samples
-        with executor_of(context, dense, data, units, folder) as executor:
-            grams = Coordinator(executor, None, folder, context.config.scoring, samples, context.observe).dense_grams()
-        save_tensors(folder / "grams.safetensors", grams)
-        names = ["grams.safetensors"]
-        if context.config.prune.selector == "reconstruction":
-            orders = {}
-            for name, gram in grams.items():
-                picks = order_of(context.config.prune, dense_quadratic(dense.network, units.units[name], gram))
-                orders[name] = [vars(pick) for pick in picks]
-                context.observe({"event": "order", "unit": name, "done": len(orders), "total": len(grams), "unit_name": "units"})
-            write_json(folder / "orders.json", orders)
-            names.append("orders.json")
-        return names, {"seconds": watch.seconds()}
-
-    return context.store.run(stage, timed(work), context.observe)
-
-
-def _measured(dense: Dense, units: Units, statistics: Done | None) -> Measured | None:
-    if statistics is None:
-        return None
-    grams, orders = load_file(statistics.folder / "grams.safetensors"), {}
-    if "orders.json" in statistics.artifacts:
-        orders = {name: [Pick(**pick) for pick in picks] for name, picks in read_json(statistics.folder / "orders.json").items()}
-    return Measured({name: dense_quadratic(dense.network, unit, grams[name]) for name, unit in units.units.items()}, orders)
-
-
-def run_search(context: Context, data: Done, dense: Dense, statistics: Done | None) -> Done:
-    """Stage `search`: the journal, and an artifact per re-fitted unit."""
+def run_search(context: Context, data: Done, dense: Dense, statistics: Done | None, curves: Done | None) -> Done:
+    """Stage `search`: the journal, and an artifact per re-fitted unit. Mode sequential reads no statistics."""
     config, target = context.config, find_target(context, dense)
-    inputs = {"data": data.facts["train"], "dense": dense.digest}
-    if statistics:
-        inputs["statistics"] = statistics.digest(*statistics.artifacts)
+    statistics = statistics if config.prune.mode == "independent" else None
+    read = {"statistics": statistics, "curves": curves}
+    inputs = {"data": data.facts["train"], "dense": dense.digest} | {name: done.digest(*done.artifacts) for name, done in read.items() if done}
+    allocation = target.sharing.widths(curves and read_curves(curves))
     stage = Stage("search", 2, search_settings(config), inputs)
     for warning in warnings_of(config.prune):
         context.observe({"event": "notice", "message": warning})
@@ -84,7 +46,7 @@ def run_search(context: Context, data: Done, dense: Dense, statistics: Done | No
         begin |= {"weights_sha256": dense.done.artifacts["weights.safetensors"], "units": target.dense_widths}
         journal = Journal(folder / "journal.jsonl", context.observe, guard)
         journal.commit(begin)
-        job = Job(dense.network, target.units, target.allocation.widths, config.prune, config.seed, _measured(dense, target.units, statistics))
+        job = Job(dense.network, target.units, allocation.widths, config.prune, config.seed, measured_of(dense, target.units, statistics))
         with executor_of(context, dense, data, target.units, folder) if config.prune.mode else nullcontext() as executor:
             coordinator = Coordinator(executor, journal, folder, config.scoring, config.prune.calibration_samples or 0, context.observe)
             prune_units(job, coordinator)
@@ -92,7 +54,7 @@ def run_search(context: Context, data: Done, dense: Dense, statistics: Done | No
         journal.close()
         shares = {c.unit: explained_share(folder, c) for c in coordinator.committed}
         cost = spent(journal.lines, config.prune, config.scoring, target.units, target.table, dense.network)
-        facts = {"note": target.allocation.note, "explained_share": shares, "left": target.units.left, "seconds": watch.seconds(), **vars(cost)}
+        facts = {"note": allocation.note, "explained_share": shares, "left": target.units.left, "seconds": watch.seconds(), **vars(cost)}
         return ["journal.jsonl", *(c.artifact for c in coordinator.committed if c.artifact)], facts
 
     return context.store.run(stage, timed(work), context.observe)

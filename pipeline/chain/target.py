@@ -1,4 +1,4 @@
-"""What a search must reach: the units that this pruner may cut, their exact cost, the widths of the budget."""
+"""What a search must reach: the units that this pruner may cut, their exact cost, the budget; and the widths that meet it."""
 
 from dataclasses import dataclass
 
@@ -7,33 +7,40 @@ import torch
 from pipeline.chain.context import Context
 from pipeline.chain.sources import Dense
 from pipeline.config.errors import BadInput
+from pipeline.config.rules import measures_gram
 from pipeline.config.settings import budget_target
 from pipeline.networks.cost import CostTable
 from pipeline.networks.saved import example_images
 from pipeline.networks.units import Units, find_units, without_large
+from pipeline.selection.allocation import Sharing
 from pipeline.selection.budgets import Allocation, Budget, uniform
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a search must reach: the units, their exact cost, the widths of the budget."""
+    """What a search must reach: the units, their exact cost, the budget and how it is shared."""
 
     units: Units
     table: CostTable
-    budget: Budget
-    allocation: Allocation
+    sharing: Sharing
 
     @property
     def dense_widths(self) -> dict[str, int]:
-        return {name: unit.width for name, unit in self.units.units.items()}
+        return self.sharing.dense
+
+    def guessed(self) -> Allocation:
+        """Uniform widths of the budget: all that is known for an estimate before anything is measured."""
+        return uniform(self.sharing.budget, self.table, self.dense_widths)
 
 
 def find_target(context: Context, dense: Dense) -> Target:
-    """Units, cost and widths; raises BadInput when the budget is out of reach."""
+    """Units, cost and budget; raises BadInput when it is out of reach."""
     units, table = units_and_cost(context, dense)
     ((kind, target),) = context.config.budget.items()
-    budget = Budget(kind, budget_target(kind, target))
-    return Target(units, table, budget, uniform(budget, table, {name: unit.width for name, unit in units.units.items()}))
+    widths = {name: unit.width for name, unit in units.units.items()}
+    sharing = Sharing(Budget(kind, budget_target(kind, target)), table, widths, context.config.prune.allocation)
+    sharing.check()
+    return Target(units, table, sharing)
 
 
 def units_and_cost(context: Context, dense: Dense) -> tuple[Units, CostTable]:
@@ -43,7 +50,7 @@ def units_and_cost(context: Context, dense: Dense) -> tuple[Units, CostTable]:
     images = example_images(dense.preprocess.in_chans, dense.preprocess.img_size)
     _check_outputs(dense, images, context.config.network.num_classes)
     table = CostTable(dense.network, units, images)  # of all units: what counts as prunable is the same for every pruner
-    if prune.selector == "reconstruction" or prune.refit != "none":
+    if measures_gram(prune):
         units = without_large(units, scoring.gram_limit)
     return units, table
 

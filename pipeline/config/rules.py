@@ -44,9 +44,9 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
         later("reference", prune.reference, REFERENCES)
     if prune.reference not in (None, *REFERENCES):
         refuse(f"prune.reference: {prune.reference!r} is unknown; give one of {', '.join(REFERENCES)}")
-    for key, value, built in (("refit", prune.refit, ("none", "lsq")), ("allocation", prune.allocation, ("uniform",))):
+    for key, value, built in (("refit", prune.refit, ("none", "lsq")), ("allocation", prune.allocation, (None, "uniform", "marginal"))):
         if value not in built:
-            later(key, value, built)
+            later(key, value, [name for name in built if name])
     if prune.units != ["hidden"]:
         later("units", prune.units, ["[hidden]"])
     if budget_kind not in BUDGETS:
@@ -55,10 +55,15 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
         refuse("prune.mode: 'independent' does not go with prune.selector 'loss', which walks from input to output; set one of the two")
     if prune.engine in NEED_RIDGE and prune.ridge == 0:
         refuse(f"prune.ridge: 0 does not go with prune.engine {prune.engine!r}, which inverts the Gram matrix; give a ridge above 0, such as 1e-2")
-    measures = selector == "reconstruction" or prune.refit == "lsq"
+    allocation = prune.allocation or ("uniform" if selector == "loss" else "marginal")
+    curves = _curves(prune, refuse) if allocation == "marginal" else None
+    measures = selector == "reconstruction" or prune.refit == "lsq" or curves == "reconstruction"
     return prune.model_copy(
         update={
-            "mode": (prune.mode or "sequential") if measures or selector == "loss" else None,
+            "allocation": allocation,
+            "curves": curves,
+            "probe_samples": (prune.probe_samples or 500) if curves else None,
+            "mode": (prune.mode or "sequential") if selector in ("reconstruction", "loss") or prune.refit == "lsq" else None,
             "engine": prune.engine or (engines[0] if engines else None),
             "reference": (prune.reference or "paper") if selector == "loss" else None,
             "calibration_samples": (prune.calibration_samples or 2000) if measures else None,
@@ -67,6 +72,27 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
             "max_picks": prune.max_picks if selector == "loss" else None,
         }
     )
+
+
+def _curves(prune: Prune, refuse) -> str:
+    """Whose curves allocation marginal follows: the pruner's own, or those of reconstruction with its re-fit."""
+    if prune.selector == "loss" and prune.curves == "own":
+        refuse("prune.curves: 'own' does not go with prune.selector 'loss', whose order depends on the widths; set reconstruction")
+    ours = prune.selector == "reconstruction" and prune.refit == "lsq"
+    return "own" if ours else prune.curves or ("reconstruction" if prune.selector == "loss" else "own")
+
+
+def curves_pruner(prune: Prune) -> Prune:
+    """The pruner whose orders and re-fit are measured in the dense network: the one that `prune.curves` names."""
+    if prune.curves != "reconstruction":
+        return prune
+    engine = prune.engine if prune.selector == "reconstruction" else "forward"
+    return prune.model_copy(update={"selector": "reconstruction", "refit": "lsq", "engine": engine})
+
+
+def measures_gram(prune: Prune) -> bool:
+    """Whether any part of the pruner reads Gram matrices."""
+    return prune.selector == "reconstruction" or prune.refit != "none" or prune.curves == "reconstruction"
 
 
 def refuse_unbuilt(config: Config, place: str) -> None:

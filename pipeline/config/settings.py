@@ -62,7 +62,9 @@ class Prune(Section):
 
     selector: str = "reconstruction"
     refit: Literal["lsq", "none", "affine"] = "lsq"
-    allocation: Literal["uniform", "marginal", "global", "tolerance"] = "uniform"
+    allocation: Literal["uniform", "marginal", "global", "tolerance"] | None = None
+    curves: Literal["own", "reconstruction"] | None = None  # of allocation marginal: whose orders and re-fit are probed; null = own
+    probe_samples: int | None = Field(500, ge=1)  # training images behind the calibration ones on which curves are measured
     mode: Literal["sequential", "independent"] | None = "sequential"
     engine: str | None = None
     reference: str | None = None

@@ -70,9 +70,9 @@ def _prune_unit(job: Job, coordinator: Coordinator, unit: Unit, replayed: list[d
     else:
         needed = prune.selector == "reconstruction" or prune.refit == "lsq"
         quadratic = _quadratic(job, coordinator, unit) if needed else None
-        order = _order(job, unit, quadratic, width)
-        lines = [_pick_line(unit, step, pick) for step, pick in enumerate(order) if isinstance(pick, Pick)]
-        kept = [pick.neuron if isinstance(pick, Pick) else pick for pick in order]
+        found = order(job, unit, quadratic, width)
+        lines = [_pick_line(unit, step, pick) for step, pick in enumerate(found) if isinstance(pick, Pick)]
+        kept = [pick.neuron if isinstance(pick, Pick) else pick for pick in found]
         if prune.engine == "swap":
             kept = swap(quadratic, prune.ridge, kept)
         gates, reason = None, "width reached"
@@ -90,7 +90,7 @@ def _quadratic(job, coordinator, unit) -> Quadratic:
     return coordinator.quadratic(unit, consumer_columns(job.network, unit))
 
 
-def _order(job, unit, quadratic, width) -> list:
+def order(job: Job, unit: Unit, quadratic: Quadratic | None, width: int) -> list:
     """The first `width` neurons: Picks of a selector that searches, plain indices of one that does not."""
     selector = job.prune.selector
     if selector == "reconstruction":

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from pipeline.config.rules import measures_gram
 from pipeline.config.settings import Prune, Scoring
 from pipeline.networks.cost import CostTable
 from pipeline.networks.units import Units
+from pipeline.pruners.curves import Curve
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,10 @@ def spent(lines: list[dict], prune: Prune, scoring: Scoring, units: Units, table
     """Count a search. A Gram pass is one dense forward per image, in mode sequential one dense and one drifted (counted as
     dense: producers run at full width); a step of `loss` is one prefix and a suffix per candidate, at the widths so far."""
     dense, calibration = table.cost({}).macs, prune.calibration_samples or 0
-    images = calibration
-    macs = calibration * dense * (2 if prune.mode == "sequential" else 1)
+    alone = prune.mode == "independent" or (prune.curves is not None and measures_gram(prune))  # a pass in the dense network
+    walked = prune.mode == "sequential"
+    images = calibration * (alone + walked)
+    macs = calibration * dense * (alone + 2 * walked)
     if prune.selector == "loss":
         widths: dict[str, int] = {}
         position = {layer.path: i for i, layer in enumerate(table.layers)}
@@ -34,3 +38,13 @@ def spent(lines: list[dict], prune: Prune, scoring: Scoring, units: Units, table
             elif line["kind"] == "unit":
                 widths[line["unit"]] = len(line["kept"])
     return Spending(images, macs)
+
+
+def spent_on_curves(curves: dict[str, Curve], samples: int, units: Units, table: CostTable) -> Spending:
+    """Count the probes: per unit one dense forward, and for each width what lies behind the unit's first producer."""
+    position = {layer.path: i for i, layer in enumerate(table.layers)}
+    macs = 0
+    for name, curve in curves.items():
+        start = min(position[path] for path in units.units[name].producers)
+        macs += samples * (table.cost({}).macs + sum(table.stretch({name: kept}, start, None) for kept in curve.kept))
+    return Spending(samples, macs)

@@ -17,7 +17,7 @@ from pipeline.search.artifacts import load_choice
 from pipeline.search.question import Answer, Commit, Question
 from pipeline.search.walk import Walk
 
-STATISTICS = {"gram_dense": statistics.gram_dense, "gram": statistics.gram, "loss": statistics.loss}
+STATISTICS = {"gram_dense": statistics.gram_dense, "gram": statistics.gram, "divergence": statistics.divergence, "loss": statistics.loss}
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pipeline.search.question import Commit
 from pipeline.tensorfile import load_tensors, save_tensors
 
 
-def save_choice(folder: Path, unit: str, choice: Choice, explained: float | None) -> Commit:
-    """Write what a unit line must name; an untouched choice (original columns) needs no artifact."""
+def save_choice(folder: Path, unit: str, choice: Choice, explained: float | None, name: str | None = None) -> Commit:
+    """Write what a unit line must name (or a file of another `name`); an untouched choice (original columns) needs no artifact."""
     if choice.coefficients is None and choice.weight is None:
         return Commit(unit, choice.kept, None, None)
     tensors = {"kept": torch.tensor(choice.kept)}
@@ -22,7 +22,7 @@ def save_choice(folder: Path, unit: str, choice: Choice, explained: float | None
         tensors["weight"] = choice.weight
     if explained is not None:
         tensors["explained_share"] = torch.tensor(explained, dtype=torch.float64)
-    name = f"units/{unit}.safetensors"
+    name = name or f"units/{unit}.safetensors"
     save_tensors(Path(folder) / name, tensors)
     return Commit(unit, choice.kept, name, sha256_of(Path(folder) / name))
 

@@ -68,6 +68,18 @@ class Coordinator:
         answers = self.ask("loss", unit, samples, step, parts, picks)
         return np.concatenate([answer.sums["loss"] / answer.count for answer in answers])
 
+    def divergences(self, tried: dict[str, list[Commit]], samples: int) -> dict[str, np.ndarray]:
+        """Mean divergence of the network's output for each choice tried of each unit; the images lie behind the calibration ones."""
+        runs = blocks(self.calibration, self.calibration + samples, self.scoring.block_samples)
+        questions = [Question("divergence", self.committed, unit, 0, run, tried=tuple(each)) for unit, each in tried.items() for run in runs]
+        answers = self._watched(questions, "divergence", None)
+        totals = {unit: add(itertools.islice(answers, len(runs))) for unit in tried}
+        next(answers, None)
+        self.images += samples
+        for unit, answer in totals.items():
+            _refuse_infinite(unit, answer.sums)
+        return {unit: answer.sums["divergence"] / answer.count for unit, answer in totals.items()}
+
     def next_batch(self) -> None:
         self.batches += 1
 

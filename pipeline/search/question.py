@@ -17,7 +17,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Question:
-    """One statistic of one sample block (and candidate block), in the network as the commits left it."""
+    """One statistic of one sample block (and candidate block), in the network as the commits left it; `tried` = each alone."""
 
     statistic: str
     committed: tuple[Commit, ...]
@@ -26,6 +26,7 @@ class Question:
     samples: tuple[int, int]
     candidates: tuple[int, ...] = ()
     picks: tuple[int, ...] = ()
+    tried: tuple[Commit, ...] = ()
 
 
 @dataclass(frozen=True)

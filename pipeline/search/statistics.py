@@ -1,11 +1,14 @@
 """The statistics an actor knows; each maps (actor, question) to additive float64 sums. A new one touches no cluster code."""
 
+import copy
+
 import numpy as np
 import torch
 from torch.nn import functional
 
 from pipeline.config.digests import draw
-from pipeline.networks.shrink import neuron_columns
+from pipeline.networks.shrink import apply_choice, neuron_columns
+from pipeline.search.artifacts import load_choice
 from pipeline.search.columns import as_output, input_columns, output_shape
 from pipeline.search.question import Answer
 from pipeline.selection.counts import coefficients, trial
@@ -67,6 +70,32 @@ def loss(actor, question) -> Answer:
         sums += losses.view(len(outputs), -1).sum(1).cpu().numpy()
         count += len(labels)
     return Answer({"loss": sums}, count)
+
+
+def divergence(actor, question) -> Answer:
+    """KL of the network's output from the dense one's with each tried choice alone, summed over the samples: `divergence` (tried,).
+
+    What lies before the unit's first producer is computed once per batch, the rest by really shrunk networks.
+    """
+    unit, graph = actor.unit(question.unit), actor.bench.units.graph
+    start = min(i for i, node in enumerate(graph.nodes) if node.op == "call_module" and node.target in unit.producers)
+    networks = [_with_choice(actor, unit, commit) for commit in question.tried]
+    sums, count = np.zeros(len(networks)), 0
+    for batch in actor.bench.stream.block(*question.samples):
+        values, at = graph.begin(batch.images.to(actor.bench.device))
+        values = graph.run(actor.dense, values, at, start)
+        expected = graph.finish(actor.dense, values, start).double().log_softmax(1)
+        for number, network in enumerate(networks):
+            found = graph.finish(network, values, start).double().log_softmax(1)
+            sums[number] += float(functional.kl_div(found, expected, reduction="sum", log_target=True))
+        count += len(batch.labels)
+    return Answer({"divergence": sums}, count)
+
+
+def _with_choice(actor, unit, commit) -> torch.nn.Module:
+    network = copy.deepcopy(actor.dense)
+    apply_choice(network, unit, load_choice(actor.bench.folder, commit))
+    return network
 
 
 def _prefix(actor, unit, picks, batch):

@@ -65,6 +65,17 @@ def refit_error(q: Quadratic, kept) -> float:
     return max(q.total - float((refit(q, kept) * q.cross[:, q.block(kept)]).sum()), 0.0)
 
 
+def nested_errors(q: Quadratic, order) -> list[float] | None:
+    """error(S) / T after the re-fit of the first 1, 2, ... neurons of an order of all, from one factorisation; None where G has no inverse."""
+    at = q.block(order)
+    factor, failed = torch.linalg.cholesky_ex(q.gram[at][:, at])
+    if int(failed) or q.total <= 0:
+        return None
+    explained = (torch.linalg.solve_triangular(factor, q.cross[:, at].T, upper=False) ** 2).sum(1)
+    left = q.total - explained.view(-1, q.columns).sum(1).cumsum(0)
+    return (left / q.total).clamp_min(0.0).tolist()
+
+
 def plain_error(q: Quadratic, kept) -> float:
     """error(S) = T - 2 tr(C_S W_S^T) + tr(W_S G_SS W_S^T): the squared error with the old weights."""
     at = q.block(kept)

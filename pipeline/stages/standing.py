@@ -3,7 +3,11 @@
 import json
 from datetime import datetime
 
-STAGES = {"data": 1, "dense": 4, "baseline": 1, "statistics": 2, "search": 4, "shrink": 1, "train": 4, "untrained": 1, "evaluate": 1}  # rough weights
+WEIGHTS = {"dense": 4, "statistics": 2, "curves": 3, "search": 4, "train": 4}  # rough; the others 1
+STAGES = {
+    stage: WEIGHTS.get(stage, 1)
+    for stage in ("data", "dense", "baseline", "statistics", "curves", "search", "shrink", "train", "untrained", "evaluate")
+}
 GRAMS = ("gram", "gram_dense")
 
 

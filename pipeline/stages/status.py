@@ -98,9 +98,13 @@ class RunStatus:
     def stages(self) -> list[str]:
         """The stages that this run has."""
         settings = self.settings()
-        independent = (settings.get("prune") or {}).get("mode") == "independent"
+        prune = settings.get("prune") or {}
+        curves = prune.get("curves")
+        gram = curves and (prune.get("selector") == "reconstruction" or prune.get("refit") != "none" or curves == "reconstruction")
         left_out = {"train"} if settings.get("arm") == "none" else set()
-        return [name for name in STAGES if name not in left_out | (set() if independent else {"statistics"})]
+        left_out |= set() if curves else {"curves"}
+        left_out |= set() if gram or prune.get("mode") == "independent" else {"statistics"}
+        return [name for name in STAGES if name not in left_out]
 
     def _units_of(self, key: str) -> int | None:
         """How many units a search walks, as its journal begins."""

@@ -36,7 +36,7 @@ def given(tmp_path_factory, image_folder, shards) -> dict:
         f"name: given\nruns_dir: {root / 'runs'}\ndata: {{source: {shards}}}\n"
         f"network: {{model: 'pipeline.networks.small:tiny', weights: {root / 'given.safetensors'}, num_classes: 3, in_chans: 1, img_size: 28,"
         " mean: [0.5], std: [0.25], top1: 0.01}\n"
-        "prune: {calibration_samples: 64}\ntrain: {epochs: 1, batch: 16, threads: 1}\n"
+        "prune: {calibration_samples: 64, allocation: uniform}\ntrain: {epochs: 1, batch: 16, threads: 1}\n"
         "scoring: {batch: 16, block_samples: 32, block_candidates: 4}\nevaluate: {recalibration_samples: 32, latency: false, threads: 1}\n"
     )
     return {"root": root, "config": config}
@@ -119,8 +119,9 @@ def test_until_stops_after_the_named_stage(given):
     finished = run_chain(load_config(given["config"], ["name=until"]), until="search")
     assert finished.folder.name.startswith("search-") and (finished.folder / "done.json").exists()
     assert not (finished.run / "result.json").exists()
-    with pytest.raises(BadInput, match="no stage statistics"):
-        run_chain(load_config(given["config"], ["name=until"]), until="statistics")
+    for missing in ("statistics", "curves"):
+        with pytest.raises(BadInput, match=f"no stage {missing}"):
+            run_chain(load_config(given["config"], ["name=until"]), until=missing)
 
 
 @pytest.mark.parametrize("name, overrides", [

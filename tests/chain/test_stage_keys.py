@@ -17,13 +17,15 @@ BASE = {
     "train": {"distill": 0.5},  # at 1 label smoothing is not used, at 0 the temperature
 }
 PRUNERS = {
-    "R": {"selector": "reconstruction", "refit": "lsq"},
-    "I": {"selector": "reconstruction", "refit": "lsq", "mode": "independent"},
+    "R": {"selector": "reconstruction", "refit": "lsq", "allocation": "uniform"},
+    "I": {"selector": "reconstruction", "refit": "lsq", "allocation": "uniform", "mode": "independent"},
     "L": {"selector": "loss", "refit": "none", "engine": "stochastic"},
     "X": {"selector": "loss", "refit": "lsq", "engine": "exhaustive"},
-    "N": {"selector": "l1", "refit": "none"},
+    "N": {"selector": "l1", "refit": "none", "allocation": "uniform"},
+    "M": {"selector": "l1", "refit": "lsq", "allocation": "marginal"},
+    "O": {"selector": "bn", "refit": "none", "allocation": "marginal"},
 }
-STAGES = ("data", "dense", "baseline", "statistics", "search", "train", "untrained", "evaluate")
+STAGES = ("data", "dense", "baseline", "statistics", "curves", "search", "train", "untrained", "evaluate")
 OTHER = {  # another value for every setting; one that is refused today (not built) is named below
     "name": "other", "seed": 7, "runs_dir": "elsewhere", "device": "cpu", "arm": "reinit-epochs", "budget": {"macs": "40%"},
     "data.source": "FOLDER", "data.train": "PATH", "data.test": "PATH", "data.train_samples": 500, "data.test_samples": 500, "data.allow_schemes": ["http"],
@@ -33,13 +35,13 @@ OTHER = {  # another value for every setting; one that is refused today (not bui
     "epochs": 3, "samples": 99, "batch": 64, "lr": 0.3, "momentum": 0.5, "weight_decay": 0.1, "warmup": 0.3, "clip": 2.0, "label_smoothing": 0.2,
     "ema": 0.5, "distill": 0.3, "temperature": 3.0, "augment": "none", "threads": 3, "checkpoint_seconds": 1.0, "loaders": 1,
     "prune.selector": "random", "prune.refit": "OTHER", "prune.mode": "OTHER", "prune.engine": "OTHER", "prune.calibration_samples": 77,
-    "prune.ridge": 0.5, "prune.candidates": 9, "prune.max_picks": 33,
+    "prune.ridge": 0.5, "prune.candidates": 9, "prune.max_picks": 33, "prune.probe_samples": 66, "prune.curves": "reconstruction",
     "scoring.batch": 7, "scoring.block_samples": 77, "scoring.block_candidates": 9, "scoring.threads": 3, "scoring.positions": 5,
     "scoring.gram_limit": 999, "scoring.memory_limit": 0.5, "evaluate.latency": False, "evaluate.recalibration_samples": 99,
     "cluster.workers": 3, "cluster.address": "auto", "cluster.cpus": 2.0, "cluster.gpus": 1.0, "cluster.restarts": 1, "cluster.wait_seconds": 9.0,
     "tracking.mode": "off", "tracking.project": "other", "tracking.entity": "somebody",
 }
-UNBUILT = {"prune.allocation", "prune.units", "prune.reference", "sweep"}
+UNBUILT = {"prune.units", "prune.reference", "sweep"}
 UNHASHED = {
     "runs_dir", "device", "cluster.workers", "cluster.address", "cluster.cpus", "cluster.gpus", "cluster.restarts", "cluster.wait_seconds",
     "tracking.mode", "tracking.project", "tracking.entity", "data.allow_schemes", "network.top1", "scoring.memory_limit",
@@ -70,10 +72,12 @@ def other_value(key, pruner):
     value = OTHER.get(key, OTHER.get(key.rpartition(".")[2]))
     if key == "prune.refit":
         return "none" if PRUNERS[pruner]["refit"] == "lsq" else "lsq"
+    if key == "prune.allocation":
+        return "uniform" if pruner in "MO" else "marginal"
     if key == "prune.mode":
         return None if pruner in "LX" else "sequential" if pruner == "I" else "independent"
     if key == "prune.engine":
-        return {"L": "exhaustive", "X": "stochastic", "N": None}.get(pruner, "forward")
+        return {"L": "exhaustive", "X": "stochastic", "N": None, "M": None, "O": None}.get(pruner, "forward")
     if key == "prune.selector" and pruner in "LX":
         return None  # engine and reference would belong to another selector
     return value

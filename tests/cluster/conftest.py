@@ -15,6 +15,7 @@ PRUNERS = {
     "reconstruction-sequential": ("prune.selector=reconstruction",),
     "reconstruction-independent": ("prune.selector=reconstruction", "prune.mode=independent"),
     "loss": ("prune.selector=loss", "prune.refit=none"),
+    "marginal-independent": ("prune.selector=reconstruction", "prune.mode=independent", "prune.allocation=marginal"),
 }
 
 

@@ -29,8 +29,8 @@ def chain(prepared: Path, runs: Path, pruner: str, *overrides) -> dict[str, byte
 
 
 def outcome(runs: Path) -> dict[str, bytes]:
-    """Journal, selection artifacts, measured orders, shrunk weights: {path below stages: bytes}."""
-    patterns = ("search-*/journal.jsonl", "search-*/units/*", "statistics-*/*.safetensors", "statistics-*/orders.json", "shrink-*/model.safetensors")
+    """Journal, selection artifacts, measured orders and curves, shrunk weights: {path below stages: bytes}."""
+    patterns = ("search-*/journal.jsonl", "search-*/units/*", "statistics-*/*.safetensors", "statistics-*/orders.json", "curves-*/curves.json", "shrink-*/model.safetensors")
     return {str(path.relative_to(runs)): path.read_bytes() for p in patterns for path in sorted(Path(runs).glob(f"stages/{p}"))}
 
 
@@ -60,7 +60,7 @@ def search(
     dense = run_dense(context, data)
     target = find_target(context, dense)
     journal = Journal(folder / "journal.jsonl", observe)
-    job = Job(dense.network, target.units, target.allocation.widths, config.prune, config.seed)
+    job = Job(dense.network, target.units, target.sharing.widths(None).widths, config.prune, config.seed)
 
     def go(executor):
         coordinator = Coordinator(executor, journal, folder, config.scoring, config.prune.calibration_samples or 0, observe)

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from pipeline.config.settings import Cluster
-from tests.cluster.conftest import PRUNERS
 from tests.cluster.searches import chain, events, search
 
 
-@pytest.mark.parametrize("pruner", PRUNERS)
+@pytest.mark.parametrize("pruner", ["reconstruction-sequential", "marginal-independent", "loss"])
 def test_in_process_and_one_two_or_four_workers_write_the_same_bytes(prepared, ray_of_four, tmp_path, pruner):
     alone = chain(prepared, tmp_path / "0", pruner)
     assert any(name.endswith("journal.jsonl") for name in alone)
+    assert any(name.endswith("curves.json") for name in alone) == pruner.startswith("marginal")
     for workers in (1, 2, 4):
         torch.set_num_threads(2)  # as an earlier stage may have left it
         assert chain(prepared, tmp_path / str(workers), pruner, f"cluster.workers={workers}") == alone

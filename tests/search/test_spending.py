@@ -38,7 +38,7 @@ def test_images_and_macs_are_what_the_search_used(settings, tmp_path):
     plain = samples(40, 3, 16, 4, 8)
     network, stream = shaken(Residual()), Counted(plain.images, plain.labels, plain.batch)
     given = bench(network, stream, tmp_path)
-    options = resolve_prune(Prune(**settings, calibration_samples=24), "test", "width")
+    options = resolve_prune(Prune(**settings, calibration_samples=24, allocation="uniform"), "test", "width")
     Counted.read = 0
     with FlopCounterMode(display=False) as counter:
         lines = search(given, {"first": 4, "expand": 5}, options.calibration_samples or 0, **settings, calibration_samples=24)

@@ -16,7 +16,7 @@ def text_of(images, runs_dir, epochs=1, sweep=SWEEP, model="pipeline.networks.sm
     return (
         f"name: '{title}'\nruns_dir: '{runs_dir}'\ndata: {{source: {images}}}\n"
         f"network: {{model: '{model}', num_classes: 3, in_chans: 1, img_size: 28, mean: [0.5], std: [0.25]}}\n"
-        "dense: {epochs: 2, batch: 16, threads: 1}\nprune: {calibration_samples: 64}\nbudget: {prunable_macs: 50%}\n"
+        "dense: {epochs: 2, batch: 16, threads: 1}\nprune: {calibration_samples: 64, allocation: uniform}\nbudget: {prunable_macs: 50%}\n"
         f"train: {{epochs: {epochs}, batch: 16, threads: 1, checkpoint_seconds: 0}}\nscoring: {{batch: 16, block_samples: 32, block_candidates: 4}}\n"
         f"evaluate: {{recalibration_samples: 32, latency: false, threads: 1}}\ntracking: {{mode: off}}\n{sweep}"
     )
