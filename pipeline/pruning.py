@@ -74,7 +74,7 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
         warnings.warn(warning, stacklevel=2)
     _check_labels(dense, images, labels)
     ((kind, target),) = budget.items()
-    sharing = Sharing(Budget(kind, _amount(kind, target)), table, {n: u.width for n, u in units.units.items()}, options.allocation)
+    sharing = Sharing(Budget(kind, _amount(kind, target)), table, {n: u.width for n, u in units.units.items()}, options.allocation, options.round_to)
     sharing.check()
     with _switches_kept():
         choices = _search(dense, units, sharing, options, images, labels, seed)

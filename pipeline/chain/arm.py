@@ -10,6 +10,7 @@ from pipeline.chain.normalise import train_settings
 from pipeline.chain.sources import Dense, splits_of, untrained
 from pipeline.config.digests import digest
 from pipeline.config.files import read_json
+from pipeline.data.index import Split
 from pipeline.data.streams import epoch_length
 from pipeline.networks.saved import ARCH, shrunk_to
 from pipeline.networks.saved import WEIGHTS as MODEL
@@ -31,8 +32,11 @@ def open_shrunk(dense: Dense, folder, weights) -> nn.Module:
     return network.eval()
 
 
-def run_train(context: Context, data: Done, dense: Dense, shrink: Done) -> Done | None:
-    """Stage `train`; None for arm none. A re-init arm reads only the widths, so pruners with equal widths share it."""
+def run_train(context: Context, data: Done, dense: Dense, shrink: Done, select_macs: int) -> Done | None:
+    """Stage `train`; None for arm none. A re-init arm reads only the widths, so pruners with equal widths share it.
+
+    `select_macs`: what the selection cost, which arm reinit-compute may spend too.
+    """
     settings = train_settings(context.config)
     if settings is None:
         return None
@@ -45,6 +49,9 @@ def run_train(context: Context, data: Done, dense: Dense, shrink: Done) -> Done 
         inputs["network"] = digest([dense.plan.builder, dense.plan.model, dense.plan.arguments, _feeding(dense)])
     if recipe.distill:
         inputs["teacher"] = dense.digest
+    if context.config.arm == "reinit-compute":
+        recipe = recipe.model_copy(update={"epochs": equal_epochs(context, splits_of(data).train, shrink.facts["cost"], select_macs)})
+        inputs["epochs"] = recipe.epochs
     stage = Stage("train", 1, settings, inputs)
 
     def work(folder, guard, watch):
@@ -63,6 +70,15 @@ def _feeding(dense: Dense) -> list:
     return [list(value) if isinstance(value, tuple) else value for value in vars(dense.preprocess).values()]
 
 
-def train_macs(context: Context, arm: Done, macs: int, macs_dense: int) -> int:
-    """MACs the arm spent: forward and backward of the shrunk network, one forward of the teacher."""
-    return arm.facts["images"] * (FORWARD_BACKWARD * macs + (macs_dense if context.config.train.distill else 0))
+def equal_epochs(context: Context, split: Split, cost: dict, select_macs: int) -> int:
+    """Epochs that all the compute behind a fine-tuned network buys: dense training, selection and fine-tune."""
+    recipe, dense, given = context.config.train, context.config.dense, context.config.network.train_images
+    images = epoch_length(split, recipe.samples, recipe.batch)[1]
+    dense_images = given or dense.epochs * epoch_length(split, dense.samples, dense.batch)[1]
+    each = images * image_macs(context, cost["pruned"]["macs"], cost["dense"]["macs"])
+    return max(1, round((FORWARD_BACKWARD * dense_images * cost["dense"]["macs"] + select_macs) / each) + recipe.epochs)
+
+
+def image_macs(context: Context, macs: int, macs_dense: int) -> int:
+    """MACs of an arm per training image: forward and backward of the shrunk network, one forward of the teacher."""
+    return FORWARD_BACKWARD * macs + (macs_dense if context.config.train.distill else 0)

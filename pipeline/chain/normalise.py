@@ -109,7 +109,8 @@ def train_settings(config: Config) -> dict | None:
         return None
     recipe = recipe_settings(config.train)
     recipe |= {"temperature": None} if config.train.distill == 0 else {"label_smoothing": None} if config.train.distill == 1 else {}
-    return {"arm": config.arm, "train": recipe, "seed": config.seed}
+    equal = {"train_images": config.network.train_images} if config.arm == "reinit-compute" else {}
+    return {"arm": config.arm, "train": recipe, "seed": config.seed} | equal
 
 
 def baseline_settings(config: Config) -> dict:

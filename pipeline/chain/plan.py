@@ -18,7 +18,7 @@ from pipeline.chain.sources import plan_of, unseen
 from pipeline.chain.target import find_target
 from pipeline.config.digests import digest
 from pipeline.config.errors import BadInput
-from pipeline.config.load import check_plain, combine, read_plain
+from pipeline.config.load import check_plain, combine, read_plain, swept_keys
 from pipeline.config.settings import Config
 from pipeline.stages.runs import run_folder
 from pipeline.stages.store import Store
@@ -74,7 +74,7 @@ def plan_sweep(path: str, overrides=()) -> Sweep:
         except BadInput as error:
             if _all_say(str(error), combinations, path, known):
                 raise
-            swept = ", ".join(f"{key}={_value(combination, key)}" for key in plain.get("sweep") or {})
+            swept = ", ".join(f"{key}={_value(combination, key)}" for key in swept_keys(plain))
             raise type(error)(f"{error} (in the combination {swept})") from error
         if len({config.name, *(run.config.name for run in runs.values())}) > 1:
             raise BadInput(f"{path}: sweep: name: a group has one name; take name out of sweep")

@@ -1,6 +1,6 @@
 """The result row of a run, put together from its finished stages."""
 
-from pipeline.chain.arm import open_shrunk, train_macs
+from pipeline.chain.arm import image_macs, open_shrunk
 from pipeline.chain.context import Context
 from pipeline.chain.sources import Dense, splits_of
 from pipeline.config.files import read_json
@@ -52,10 +52,11 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
         "params_dense": _params(dense.network),
         "width_kept": sum(len(unit["kept"]) for unit in widths) / sum(unit["width"] for unit in widths),
         "arm": config.arm,
-        "epochs": config.train.epochs if arm else 0,
+        "epochs": len(arm.facts["history"]) if arm else 0,
         "train_images": arm.facts["images"] if arm else 0,
-        "train_macs": train_macs(context, arm, cost["macs"], cost_dense["macs"]) if arm else 0,
-        **{f"select_{name}": search[name] + (done["curves"].facts[name] if "curves" in done else 0) for name in ("images", "macs")},
+        "train_macs": arm.facts["images"] * image_macs(context, cost["macs"], cost_dense["macs"]) if arm else 0,
+        "select_images": selection_cost(done, "images"),
+        "select_macs": selection_cost(done, "macs"),
         "top1_dense": round(evaluate["dense"]["top1"], 4),
         "top1_selected": round(evaluate["selected"]["top1"], 4),
         "top1_recalibrated": round(evaluate["recalibrated"]["top1"], 4) if "recalibrated" in evaluate else None,
@@ -71,6 +72,11 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
         "not_run": _not_run(context, evaluate, arm),
     }
     return row
+
+
+def selection_cost(done: dict[str, Done], name: str) -> int:
+    """Images read or MACs spent on choosing: the search, and the curves where the allocation follows them."""
+    return sum(done[stage].facts[name] for stage in ("curves", "search") if stage in done)
 
 
 def _not_run(context, evaluate, arm) -> dict:

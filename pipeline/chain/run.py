@@ -11,7 +11,7 @@ from pipeline.chain.curves import run_curves
 from pipeline.chain.gate import refuse_below_gate
 from pipeline.chain.measuring import run_baseline, run_evaluate, run_untrained
 from pipeline.chain.normalise import curves_settings, run_settings, statistics_settings, train_settings
-from pipeline.chain.result import result_row
+from pipeline.chain.result import result_row, selection_cost
 from pipeline.chain.selection import run_search, run_shrink
 from pipeline.chain.sources import dense_stage, plan_of, run_data, run_dense, unseen
 from pipeline.chain.statistics import run_statistics
@@ -153,9 +153,10 @@ def _in_order(context: Context):
         yield curves, dense
     search = run_search(context, data, dense, statistics, curves)
     yield search, dense
+    select_macs = selection_cost({"search": search} | ({"curves": curves} if curves else {}), "macs")
     shrink = run_shrink(context, dense, search)
     yield shrink, dense
-    if arm := run_train(context, data, dense, shrink):
+    if arm := run_train(context, data, dense, shrink, select_macs):
         yield arm, dense
     untrained = run_untrained(context, data, dense, shrink)
     yield untrained, dense

@@ -54,7 +54,8 @@ def run_search(context: Context, data: Done, dense: Dense, statistics: Done | No
         journal.close()
         shares = {c.unit: explained_share(folder, c) for c in coordinator.committed}
         cost = spent(journal.lines, config.prune, config.scoring, target.units, target.table, dense.network)
-        facts = {"note": allocation.note, "explained_share": shares, "left": target.units.left, "seconds": watch.seconds(), **vars(cost)}
+        facts = {"note": allocation.note, "raw_widths": allocation.raw, "explained_share": shares, "left": target.units.left}
+        facts |= {"seconds": watch.seconds(), **vars(cost)}
         return ["journal.jsonl", *(c.artifact for c in coordinator.committed if c.artifact)], facts
 
     return context.store.run(stage, timed(work), context.observe)

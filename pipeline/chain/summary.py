@@ -25,6 +25,8 @@ def summarise(folder: Path, row: dict) -> str:
         f"{'unit':<26}{'neurons':>9}{'kept':>7}{'share':>8}{'f(S)/f(all)':>13}",
         *(_unit(name, unit, search["explained_share"].get(name)) for name, unit in units.items()),
     ]
+    if raw := search.get("raw_widths"):
+        lines += ["widths before rounding: " + ", ".join(f"{name} {kept}" for name, kept in raw.items())]
     if any(share is not None for share in search["explained_share"].values()):
         lines += ["guarantee: no set of that size explains more than 1 / (f(S)/f(all)) times what this one does (of the re-fit's quadratic)"]
     lines += ["", "left whole:", *(f"  {name}: {reason}" for name, reason in search["left"].items())]

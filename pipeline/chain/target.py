@@ -38,7 +38,7 @@ def find_target(context: Context, dense: Dense) -> Target:
     units, table = units_and_cost(context, dense)
     ((kind, target),) = context.config.budget.items()
     widths = {name: unit.width for name, unit in units.units.items()}
-    sharing = Sharing(Budget(kind, budget_target(kind, target)), table, widths, context.config.prune.allocation)
+    sharing = Sharing(Budget(kind, budget_target(kind, target)), table, widths, context.config.prune.allocation, context.config.prune.round_to)
     sharing.check()
     return Target(units, table, sharing)
 

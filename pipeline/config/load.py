@@ -11,6 +11,7 @@ from pipeline.config.rules import resolve
 from pipeline.config.settings import Config
 from pipeline.config.yaml import parse
 
+CASES = "cases"
 REPLACED = ("budget", "data", "sweep")  # a mapping given for one of these replaces it; other sections are merged into
 
 
@@ -63,18 +64,27 @@ def assign(plain: dict, key: str, value) -> None:
 
 
 def combine(plain: dict) -> list[dict]:
-    """The settings of every combination of the `sweep:` lists."""
+    """The settings of every combination of the `sweep:` lists; an entry of its list `cases` sets several keys together."""
     sweep = plain.get("sweep") or {}
     if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
         raise BadInput("sweep: must map each key to a list of values")
+    if not all(isinstance(case, dict) and case for case in sweep.get(CASES, ())):
+        raise BadInput("sweep.cases: must list mappings, each of the settings that go together")
     rest = {key: value for key, value in plain.items() if key != "sweep"}
     combinations = []
     for values in itertools.product(*sweep.values()):
         one = _unshared(rest)
         for key, value in zip(sweep, values):
-            assign(one, key, _unshared(value))
+            for inner, part in value.items() if key == CASES else ((key, value),):
+                assign(one, inner, _unshared(part))
         combinations.append(one)
     return combinations
+
+
+def swept_keys(plain: dict) -> list[str]:
+    """The settings that the `sweep:` lists of a config set."""
+    sweep = plain.get("sweep") or {}
+    return list(dict.fromkeys(inner for key, values in sweep.items() for case in values for inner in (case if key == CASES else (key,))))
 
 
 def _unshared(value):

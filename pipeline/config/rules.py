@@ -7,12 +7,12 @@ SELECTORS = {"reconstruction": ("forward", "backward", "swap"), "loss": ("stocha
 NEED_RIDGE = ("backward", "swap")
 LATER_ENGINES = dict.fromkeys(("lazy", "racing", "greedi", "learned"), "loss")
 REFERENCES, LATER_REFERENCES = ("paper",), ("official", "official-fixed")
-BUDGETS = ("macs", "prunable_macs", "width")
+BUDGETS = ("macs", "macs_bn", "prunable_macs", "width", "params")
 
 
 def resolve(config: Config, place: str) -> Config:
     """The config with the pruner's defaults filled in. Raises BadInput naming the setting, or the two that do not fit."""
-    refuse_unbuilt(config, place)
+    refuse_uncounted(config, place)
     return config.model_copy(update={"prune": resolve_prune(config.prune, place, next(iter(config.budget))) })
 
 
@@ -95,10 +95,13 @@ def measures_gram(prune: Prune) -> bool:
     return prune.selector == "reconstruction" or prune.refit != "none" or prune.curves == "reconstruction"
 
 
-def refuse_unbuilt(config: Config, place: str) -> None:
-    """Refuse what later parts bring."""
-    if config.arm == "reinit-compute":
-        raise BadInput(f"{place}: arm: 'reinit-compute' is not built yet; give none, finetune or reinit-epochs")
+def refuse_uncounted(config: Config, place: str) -> None:
+    """Refuse an arm that must spend what given weights cost while nobody says what that was."""
+    if config.arm == "reinit-compute" and config.network.weights is not None and config.network.train_images is None:
+        raise BadInput(
+            f"{place}: arm: 'reinit-compute' spends what the dense training cost too, which weights do not tell; "
+            "set network.train_images to the images they were trained on, repeats counted"
+        )
 
 
 def warnings_of(prune: Prune) -> list[str]:

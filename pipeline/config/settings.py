@@ -46,6 +46,7 @@ class Network(Section):
     std: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
     crop_pct: float | None = Field(None, gt=0, le=1)
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+    train_images: int | None = Field(None, ge=1)  # the weights were trained on, repeats counted: what arm reinit-compute may spend too
     top1: float | None = Field(None, ge=0, le=100)  # expected dense accuracy: below 90 % of it the dense gate stops
 
     @model_validator(mode="after")
@@ -70,6 +71,7 @@ class Prune(Section):
     reference: str | None = None
     calibration_samples: int | None = Field(2000, ge=1)
     units: list[Literal["hidden", "branch", "stream"]] = Field(["hidden"], min_length=1)
+    round_to: int | None = Field(None, ge=1)  # widths are rounded up to a multiple of it, at most to the whole unit
     ridge: float | None = Field(1e-2, ge=0)  # x mean diagonal of G: the pull of a re-fit toward the old weights
     candidates: int | None = Field(50, ge=1)  # of a step of engine stochastic
     max_picks: int | None = Field(None, ge=1)  # null = 4 x the target width

@@ -1,4 +1,4 @@
-"""MACs: one counter for real modules and for width vectors that do not exist yet; it counts conv and fc, and BN apart."""
+"""MACs and parameters: one counter for real modules and for width vectors that do not exist yet; MACs count conv and fc, and BN apart."""
 
 from dataclasses import dataclass
 
@@ -22,12 +22,17 @@ class Layer:
     groups: int
     taps: int
     is_norm: bool
+    vectors: int  # parameters per output beside the weight: a bias, or scale and shift
 
     def macs(self, inputs: int, outputs: int) -> int:
         if self.is_norm:
             return 0
         groups = outputs if self.groups > 1 and self.groups == self.outputs == self.inputs else self.groups
         return self.positions * outputs * (inputs // groups) * self.taps
+
+    def params(self, inputs: int, outputs: int) -> int:
+        weight = 0 if self.is_norm else self.macs(inputs, outputs) // self.positions
+        return weight + self.vectors * outputs
 
     def norm_operations(self, outputs: int) -> int:
         return BN_OPERATIONS * self.positions * outputs if self.is_norm else 0
@@ -47,7 +52,9 @@ def count_layers(network: nn.Module, images: torch.Tensor) -> list[Layer]:
                 size = (output.numel() // batch // module.out_channels, module.in_channels, module.out_channels, module.groups, taps)
             else:
                 size = (output.numel() // batch // module.num_features, module.num_features, module.num_features, 1, 1)
-            layers.append(Layer(path, *size, isinstance(module, _BatchNorm)))
+            norm = isinstance(module, _BatchNorm)
+            vectors = sum(getattr(module, name, None) is not None for name in (("weight", "bias") if norm else ("bias",)))
+            layers.append(Layer(path, *size, norm, vectors))
 
         return hook
 
@@ -68,11 +75,12 @@ def count_layers(network: nn.Module, images: torch.Tensor) -> list[Layer]:
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs per image: of the whole network, with BN counted as the paper does, of the layers touching a unit."""
+    """MACs per image: of the whole network, with BN counted as the paper does, of the layers touching a unit; parameters."""
 
     macs: int
     macs_bn: int
     prunable_macs: int
+    params: int
 
 
 class CostTable:
@@ -80,6 +88,7 @@ class CostTable:
 
     def __init__(self, network: nn.Module, units: Units, images: torch.Tensor):
         self.layers = count_layers(network, images)
+        self.params = sum(parameter.numel() for parameter in network.parameters())
         self.dense = {unit.name: unit.width for unit in units.units.values()}
         self.writes, self.reads = {}, {}
         for unit in units.units.values():
@@ -92,13 +101,15 @@ class CostTable:
     def cost(self, widths: dict[str, int]) -> Cost:
         """Cost at these widths; units that are not named stay whole."""
         macs = norms = prunable = 0
+        params = self.params
         for layer in self.layers:
             inputs, outputs = self._sides(layer, widths)
             value = layer.macs(inputs, outputs)
             macs += value
             norms += layer.norm_operations(outputs)
+            params += layer.params(inputs, outputs) - layer.params(layer.inputs, layer.outputs)
             prunable += value if layer.path in self.reads or layer.path in self.writes else 0
-        return Cost(macs, macs + norms, prunable)
+        return Cost(macs, macs + norms, prunable, params)
 
     def stretch(self, widths: dict[str, int], start: int, stop: int | None) -> int:
         """MACs of the layers start..stop-1 in the order they ran."""

@@ -25,6 +25,7 @@ class Sharing:
     table: object
     dense: dict[str, int]
     allocation: str
+    round_to: int | None = None
 
     def check(self) -> None:
         """Raises BadInput with the range when the budget is out of this allocation's reach."""
@@ -34,10 +35,19 @@ class Sharing:
             reachable(self.budget, self.table, self.dense)
 
     def widths(self, curves: dict[str, np.ndarray] | None) -> Allocation:
-        """The widths of the budget; `curves` for an allocation that follows them."""
+        """The widths of the budget; `curves` for an allocation that follows them. Rounding comes last, upward."""
         if self.allocation == "uniform":
-            return uniform(self.budget, self.table, self.dense)
-        return along_curves(self.budget, self.table, self.dense, curves)
+            found = uniform(self.budget, self.table, self.dense)
+        else:
+            found = along_curves(self.budget, self.table, self.dense, curves)
+        return found if self.round_to is None else self._rounded(found)
+
+    def _rounded(self, found: Allocation) -> Allocation:
+        step = self.round_to
+        widths = {name: min(self.dense[name], -(-kept // step) * step) for name, kept in found.widths.items()}
+        reached, target = (measure(self.budget.kind, self.table, self.dense, at) for at in (widths, found.widths))
+        note = f"rounded up to multiples of {step}: {reached:g} of {self.budget.kind}, {reached / target - 1:.1%} above {target:g}"
+        return Allocation(widths, note if widths != found.widths else found.note, found.widths)
 
 
 def floor_of(width: int) -> int:

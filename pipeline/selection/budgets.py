@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from pipeline.config.errors import BadInput
 
-COSTS = ("macs", "prunable_macs")
 TOLERANCE = 0.01
 
 
@@ -21,10 +20,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Allocation:
-    """Neurons kept per unit; `note` says why the budget is missed by more than 1 %, else None."""
+    """Neurons kept per unit; `note` says why the budget is missed by more than 1 %, else None; `raw` = before rounding."""
 
     widths: dict[str, int]
     note: str | None
+    raw: dict[str, int] | None = None
 
 
 def measure(kind: str, table, dense: dict[str, int], widths: dict[str, int]) -> float:
@@ -37,7 +37,7 @@ def reach(kind: str, table, dense: dict[str, int]) -> tuple[float, float]:
     return measure(kind, table, dense, dict.fromkeys(dense, 1)), measure(kind, table, dense, dense)
 
 
-def min_max_table(table, dense: dict[str, int], kinds=("macs", "prunable_macs", "width")) -> list[tuple]:
+def min_max_table(table, dense: dict[str, int], kinds=("macs", "macs_bn", "prunable_macs", "params", "width")) -> list[tuple]:
     """Rows (kind, smallest, largest, smallest share) of what each kind of budget can ask for."""
     rows = [(kind, *reach(kind, table, dense)) for kind in kinds]
     return [(kind, low, high, low / high) for kind, low, high in rows]

@@ -6,12 +6,10 @@ from torch import nn
 
 from pipeline.networks.saved import shrunk_to
 
-TRAINED = ("finetune", "reinit-epochs")
-
 
 def starting_network(arm: str, shrunk: nn.Module, fresh_dense, arch: dict) -> nn.Module:
-    """`finetune` starts from the shrunk network; `reinit-epochs` from new weights at the same widths, whatever was kept."""
+    """`finetune` starts from the shrunk network; a re-init from new weights at the same widths, whatever was kept."""
     if arm == "finetune":
         return copy.deepcopy(shrunk)
     widths = {name: entry | {"kept": list(range(len(entry["kept"])))} for name, entry in arch["units"].items()}
-    return shrunk_to(fresh_dense(), arch | {"units": widths}, "arm reinit-epochs")
+    return shrunk_to(fresh_dense(), arch | {"units": widths}, f"arm {arm}")

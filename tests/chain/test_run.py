@@ -91,6 +91,34 @@ def test_reinit_arms_of_pruners_with_equal_widths_share_their_training(given):
     assert stages[0]["train"] == stages[1]["train"]
 
 
+def test_an_arm_of_equal_compute_trains_as_long_as_all_that_is_behind_the_fine_tuned_network(given):
+    tuned = run(given, "arm=finetune").result
+    fresh = run(given, "arm=reinit-compute", "network.train_images=500").result
+    spent = 3 * 500 * tuned["macs_dense"] + tuned["select_macs"] + tuned["train_macs"]
+    epoch = fresh["train_macs"] / fresh["epochs"]
+    assert fresh["epochs"] > 2 and abs(fresh["train_macs"] - spent) <= epoch / 2 + 1
+    longer = run(given, "arm=reinit-compute", "network.train_images=900").result
+    assert longer["epochs"] > fresh["epochs"] and longer["stages"]["search"] == fresh["stages"]["search"]
+
+
+def test_widths_rounded_up_are_told_with_what_they_were(given):
+    plain, rounded = (run(given, "arm=none", *more) for more in ((), ("prune.round_to=4",)))
+    before, after = (json.loads((finished.folder / "arch.json").read_text())["units"] for finished in (plain, rounded))
+    assert all(len(unit["kept"]) % 4 == 0 for unit in after.values())
+    assert all(len(before[name]["kept"]) <= len(after[name]["kept"]) < len(before[name]["kept"]) + 4 for name in after)
+    assert "rounded up to multiples of 4" in rounded.result["note"]
+    search = rounded.folder.parent / "stages" / f"search-{rounded.result['stages']['search']}"
+    facts = json.loads((search / "done.json").read_text())["facts"]
+    assert facts["raw_widths"] == {name: len(unit["kept"]) for name, unit in before.items()}
+
+
+@pytest.mark.parametrize("kind", ["params", "macs_bn"])
+def test_budgets_of_parameters_and_of_operations_with_norms_are_met(given, kind):
+    row = run(given, "arm=none", f"budget.{kind}=70%").result
+    assert row[kind] / row[f"{kind}_dense"] == pytest.approx(0.7, rel=0.05)
+    assert row["note"] or row[kind] / row[f"{kind}_dense"] == pytest.approx(0.7, rel=0.01)
+
+
 def test_the_same_data_and_weights_elsewhere_give_the_same_keys(given, tmp_path, shards):
     copied, weights = tmp_path / "copied", tmp_path / "renamed.safetensors"
     shutil.copytree(shards, copied)

@@ -88,16 +88,15 @@ def test_a_pruner_that_is_not_built_is_refused_by_name_with_what_is(prune, key):
 
 @pytest.mark.parametrize("more, key", [
     *(({"budget": {kind: value}}, f"budget.{kind}")
-      for kind, value in (("macs_bn", "50%"), ("params", "50%"), ("latency_ms", 3), ("top1_drop", 1), ("tolerance", 0.1))),
-    ({"arm": "reinit-compute"}, "arm"),
+      for kind, value in (("latency_ms", 3), ("top1_drop", 1), ("tolerance", 0.1))),
 ])
 def test_a_part_that_is_not_built_is_refused_by_name(more, key):
     message = refusal(**more)
     assert key in message and "not built yet" in message and "; " in message
 
 
-def test_every_budget_kind_of_the_contract_is_known_and_three_are_built():
-    for kind in ("macs", "prunable_macs", "width"):
+def test_every_budget_kind_of_the_contract_is_known_and_five_are_built():
+    for kind in ("macs", "macs_bn", "prunable_macs", "width", "params"):
         assert config(budget={kind: "50%"}).budget == {kind: "50%"}
 
 
@@ -109,6 +108,38 @@ def test_every_budget_kind_of_the_contract_is_known_and_three_are_built():
 def test_an_unknown_value_is_refused_with_what_there_is(prune, word):
     message = refusal(prune)
     assert "unknown" in message and word in message
+
+
+def test_an_arm_of_equal_compute_needs_to_know_what_given_weights_cost():
+    network = {"model": "mobilenetv2_050", "num_classes": 10, "img_size": 28, "weights": "timm"}
+    message = refusal(arm="reinit-compute", network=network)
+    assert "arm: 'reinit-compute'" in message and "set network.train_images" in message
+    assert config(arm="reinit-compute", network=network | {"train_images": 10**6}).network.train_images == 10**6
+    assert config(arm="reinit-compute").network.weights is None
+
+
+@pytest.mark.parametrize("prune, expected", [
+    ({}, ("marginal", "own", 500)),
+    ({"selector": "bn", "refit": "none"}, ("marginal", "own", 500)),
+    ({"selector": "bn", "refit": "none", "curves": "reconstruction", "probe_samples": 99}, ("marginal", "reconstruction", 99)),
+    ({"curves": "reconstruction"}, ("marginal", "own", 500)),
+    ({"selector": "loss"}, ("uniform", None, None)),
+    ({"selector": "loss", "allocation": "marginal"}, ("marginal", "reconstruction", 500)),
+    ({"allocation": "uniform", "curves": "own", "probe_samples": 9}, ("uniform", None, None)),
+])
+def test_allocation_and_its_curves_have_a_default_that_fits_the_selector(prune, expected):
+    found = config(prune).prune
+    assert (found.allocation, found.curves, found.probe_samples) == expected
+
+
+def test_curves_of_ours_for_a_peer_without_refit_need_our_calibration_and_its_own_search_does_not_walk():
+    found = config({"selector": "bn", "refit": "none", "curves": "reconstruction"}).prune
+    assert (found.calibration_samples, found.ridge, found.mode) == (2000, 1e-2, None)
+
+
+def test_the_loss_search_has_no_curves_of_its_own():
+    message = refusal({"selector": "loss", "allocation": "marginal", "curves": "own"})
+    assert "prune.curves: 'own'" in message and "'loss'" in message and "set reconstruction" in message
 
 
 def test_only_a_reconstruction_without_refit_warns():

@@ -55,7 +55,7 @@ def half_written(runs: Path) -> list[Path]:
     (["prune.allocation=marginal"], ["prune.allocation", "not built"]),
     (["prune.units=[hidden, stream]"], ["prune.units", "not built"]),
     (["budget.latency_ms=3"], ["latency_ms", "not built"]),
-    (["arm=reinit-compute"], ["arm", "not built"]),
+    (["arm=reinit-compute", "network.weights=timm"], ["arm", "network.train_images"]),
     (["sweep={arm: [none, finetune]}"], ["sweep", "gfs sweep"]),
     (["nonsense"], ["nonsense", "key.sub=value"]),
     (["netwrok.model=x"], ["netwrok", "did you mean network?"]),

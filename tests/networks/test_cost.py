@@ -62,6 +62,7 @@ def test_the_cost_of_any_widths_is_what_torch_counts_on_the_shrunk_network(famil
         cost = table.cost(widths)
         assert cost.macs == counted_by_torch(network, values)
         assert cost.macs_bn == cost.macs + 2 * norm_elements(network, values)
+        assert cost.params == sum(parameter.numel() for parameter in network.parameters())
         assert cost.prunable_macs == sum(layer.macs(layer.inputs, layer.outputs) for layer in count_layers(network, values) if layer.path in touched)
         whole = [layer.macs(layer.inputs, layer.outputs) for layer in count_layers(network, values)]
         assert [table.stretch(widths, at, at + 1) for at in range(len(whole))] == whole

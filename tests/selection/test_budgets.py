@@ -28,7 +28,7 @@ def every_share(dense) -> list[dict[str, int]]:
     return [{name: max(1, int(share * width + Fraction(1, 2))) for name, width in dense.items()} for share in sorted(shares)]
 
 
-@pytest.mark.parametrize("kind", ["macs", "prunable_macs", "width"])
+@pytest.mark.parametrize("kind", ["macs", "macs_bn", "prunable_macs", "params", "width"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_widths_are_the_nearest_that_any_share_reaches(name, kind):
     table, dense = table_of(name)
@@ -67,8 +67,6 @@ def test_just_outside_the_range_is_refused():
 def test_the_min_max_table_says_what_each_kind_can_ask_for():
     table, dense = table_of("vgg")
     small, whole = table.cost(dict.fromkeys(dense, 1)), table.cost(dense)
-    assert min_max_table(table, dense) == [
-        ("macs", small.macs, whole.macs, small.macs / whole.macs),
-        ("prunable_macs", small.prunable_macs, whole.prunable_macs, small.prunable_macs / whole.prunable_macs),
-        ("width", 4, 36, 4 / 36),
-    ]
+    kinds = ("macs", "macs_bn", "prunable_macs", "params")
+    found = [(kind, getattr(small, kind), getattr(whole, kind), getattr(small, kind) / getattr(whole, kind)) for kind in kinds]
+    assert min_max_table(table, dense) == [*found, ("width", 4, 36, 4 / 36)]

@@ -100,3 +100,16 @@ def test_a_runs_directory_that_cannot_be_is_named(config, tmp_path):
     result = run_gfs("sweep", "-c", config)
     assert (result.returncode, result.stdout) == (2, "")
     assert "runs_dir" in result.stderr
+
+
+def test_cases_set_several_settings_together(config):
+    cases = "{seed: [0, 1], cases: [{prune: {selector: l1}, train.lr: 0.1}, {prune.selector: random, train: {lr: 0.2}}]}"
+    found = {(run.config.seed, run.config.prune.selector, run.config.train.lr) for run in planned(config, cases).runs}
+    assert found == {(seed, *case) for seed in (0, 1) for case in (("l1", 0.1), ("random", 0.2))}
+
+
+def test_a_case_at_fault_is_named_with_its_settings(config):
+    with pytest.raises(BadInput, match=r"prune.selector: 'l9' is unknown.*in the combination prune.selector=l9, train.lr=0.2"):
+        planned(config, "{cases: [{prune.selector: l1, train.lr: 0.1}, {prune.selector: l9, train.lr: 0.2}]}")
+    with pytest.raises(BadInput, match="sweep.cases: must list mappings"):
+        planned(config, "{cases: [3]}")
