@@ -29,14 +29,12 @@ SETTINGS = {
     "data": {"source": "fashion-mnist", "train_samples": 6000, "test_samples": 500},
     "network": {"model": "pipeline.networks.small:mobilenetv2_28", "num_classes": 10, "in_chans": 1, "img_size": 28, "mean": [0.286], "std": [0.353]},
     "dense": {"epochs": 1, "samples": 256, "threads": 1},
+    "prune": {"allocation": "uniform"},
     "scoring": {"batch": 128, "block_samples": 512, "block_candidates": 5, "threads": 1},
     "tracking": {"mode": "off"},
 }
 SEARCHES = {
-    "reconstruction": {
-        "prune": {"selector": "reconstruction", "allocation": "uniform", "calibration_samples": 4096},
-        "budget": {"prunable_macs": "50%"},
-    },
+    "reconstruction": {"prune": {"selector": "reconstruction", "calibration_samples": 4096}, "budget": {"prunable_macs": "50%"}},
     "loss": {"prune": {"selector": "loss", "refit": "none"}, "budget": {"width": 0.01}},
 }
 

@@ -52,7 +52,7 @@ def half_written(runs: Path) -> list[Path]:
     (["prune.selector=tp.taylor"], ["prune.selector", "not built"]),
     (["prune.engine=swap", "prune.ridge=0"], ["prune.ridge: 0", "swap", "above 0"]),
     (["prune.refit=affine"], ["prune.refit", "not built"]),
-    (["prune.allocation=marginal"], ["prune.allocation", "not built"]),
+    (["prune.allocation=tolerance"], ["prune.allocation", "not built"]),
     (["prune.units=[hidden, stream]"], ["prune.units", "not built"]),
     (["budget.latency_ms=3"], ["latency_ms", "not built"]),
     (["arm=reinit-compute", "network.weights=timm"], ["arm", "network.train_images"]),
