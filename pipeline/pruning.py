@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from pipeline.config.errors import BadInput, Failed
-from pipeline.config.rules import curves_pruner, measures_gram, resolve_prune, warnings_of
+from pipeline.config.rules import curves_pruner, measures_dense, measures_gram, resolve_prune, warnings_of
 from pipeline.config.settings import Prune, Scoring, budget_target
 from pipeline.data.streams import Batch
 from pipeline.journal import Journal
@@ -184,7 +184,7 @@ def _search(dense, units: Units, sharing: Sharing, options: Prune, images, label
         journal = Journal(Path(folder) / "journal.jsonl", lambda event: None)
         coordinator = Coordinator(executor, journal, Path(folder), scoring, samples, lambda event: None)
         measured, curves = None, None
-        if options.mode == "independent" or (options.curves and measures_gram(options)):
+        if measures_dense(options):
             grams = coordinator.dense_grams()
             measured = Measured({n: dense_quadratic(dense, units.units[n], gram) for n, gram in grams.items()}, {})
         if options.curves:

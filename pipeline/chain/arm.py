@@ -76,7 +76,7 @@ def equal_epochs(context: Context, split: Split, cost: dict, select_macs: int) -
     images = epoch_length(split, recipe.samples, recipe.batch)[1]
     dense_images = given or dense.epochs * epoch_length(split, dense.samples, dense.batch)[1]
     each = images * image_macs(context, cost["pruned"]["macs"], cost["dense"]["macs"])
-    return max(1, round((FORWARD_BACKWARD * dense_images * cost["dense"]["macs"] + select_macs) / each) + recipe.epochs)
+    return recipe.epochs + round((FORWARD_BACKWARD * dense_images * cost["dense"]["macs"] + select_macs) / each)
 
 
 def image_macs(context: Context, macs: int, macs_dense: int) -> int:

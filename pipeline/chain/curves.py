@@ -6,9 +6,9 @@ import numpy as np
 
 from pipeline.chain.asking import executor_of
 from pipeline.chain.context import Context
-from pipeline.chain.statistics import measured_of
 from pipeline.chain.normalise import curves_settings
 from pipeline.chain.sources import Dense
+from pipeline.chain.statistics import measured_of
 from pipeline.chain.target import units_and_cost
 from pipeline.config.files import read_json, write_json
 from pipeline.config.rules import curves_pruner

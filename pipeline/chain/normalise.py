@@ -1,7 +1,7 @@
 """What each stage reads of a config: what this pruner does not use becomes null, so that equal work has equal keys."""
 
 from pipeline.config.recipe import Recipe
-from pipeline.config.rules import curves_pruner, measures_gram
+from pipeline.config.rules import curves_pruner, measures_dense, measures_gram
 from pipeline.config.settings import Config, Prune, budget_target
 
 UNHASHED_RECIPE = {"checkpoint_seconds", "loaders"}
@@ -46,7 +46,7 @@ def _scoring(config: Config) -> dict:
 def statistics_settings(config: Config) -> dict | None:
     """Null where nothing is measured in the dense network."""
     prune = curves_pruner(config.prune)
-    if prune.mode != "independent" and not (prune.curves and measures_gram(prune)):
+    if not measures_dense(prune):
         return None
     search = prune.selector == "reconstruction"
     return {

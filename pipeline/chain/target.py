@@ -1,6 +1,6 @@
 """What a search must reach: the units that this pruner may cut, their exact cost, the budget; and the widths that meet it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,7 +13,7 @@ from pipeline.networks.cost import CostTable
 from pipeline.networks.saved import example_images
 from pipeline.networks.units import Units, find_units, without_large
 from pipeline.selection.allocation import Sharing
-from pipeline.selection.budgets import Allocation, Budget, uniform
+from pipeline.selection.budgets import Allocation, Budget
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Target:
 
     def guessed(self) -> Allocation:
         """Uniform widths of the budget: all that is known for an estimate before anything is measured."""
-        return uniform(self.sharing.budget, self.table, self.dense_widths)
+        return replace(self.sharing, allocation="uniform").widths(None)
 
 
 def find_target(context: Context, dense: Dense) -> Target:

@@ -95,6 +95,11 @@ def measures_gram(prune: Prune) -> bool:
     return prune.selector == "reconstruction" or prune.refit != "none" or prune.curves == "reconstruction"
 
 
+def measures_dense(prune: Prune) -> bool:
+    """Whether Gram matrices of the dense network are measured before the search: for mode independent, or for curves."""
+    return prune.mode == "independent" or (prune.curves is not None and measures_gram(prune))
+
+
 def refuse_uncounted(config: Config, place: str) -> None:
     """Refuse an arm that must spend what given weights cost while nobody says what that was."""
     if config.arm == "reinit-compute" and config.network.weights is not None and config.network.train_images is None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pipeline.config.rules import measures_gram
+from pipeline.config.rules import measures_dense
 from pipeline.config.settings import Prune, Scoring
 from pipeline.networks.cost import CostTable
 from pipeline.networks.units import Units
@@ -23,8 +23,7 @@ def spent(lines: list[dict], prune: Prune, scoring: Scoring, units: Units, table
     """Count a search. A Gram pass is one dense forward per image, in mode sequential one dense and one drifted (counted as
     dense: producers run at full width); a step of `loss` is one prefix and a suffix per candidate, at the widths so far."""
     dense, calibration = table.cost({}).macs, prune.calibration_samples or 0
-    alone = prune.mode == "independent" or (prune.curves is not None and measures_gram(prune))  # a pass in the dense network
-    walked = prune.mode == "sequential"
+    alone, walked = measures_dense(prune), prune.mode == "sequential"
     images = calibration * (alone + walked)
     macs = calibration * dense * (alone + 2 * walked)
     if prune.selector == "loss":

@@ -6,8 +6,12 @@ import time
 from pathlib import Path
 from statistics import median
 
+from pydantic import ValidationError
+
 from pipeline.config.errors import BadInput
 from pipeline.config.files import read_json
+from pipeline.config.rules import measures_dense
+from pipeline.config.settings import Prune
 from pipeline.config.yaml import parse
 from pipeline.stages.groups import GROUP, read_names, run_state
 from pipeline.stages.lock import is_live
@@ -98,13 +102,12 @@ class RunStatus:
     def stages(self) -> list[str]:
         """The stages that this run has."""
         settings = self.settings()
-        prune = settings.get("prune") or {}
-        curves = prune.get("curves")
-        gram = curves and (prune.get("selector") == "reconstruction" or prune.get("refit") != "none" or curves == "reconstruction")
-        left_out = {"train"} if settings.get("arm") == "none" else set()
-        left_out |= set() if curves else {"curves"}
-        left_out |= set() if gram or prune.get("mode") == "independent" else {"statistics"}
-        return [name for name in STAGES if name not in left_out]
+        try:
+            prune = Prune.model_validate(settings.get("prune") or {})
+        except ValidationError:  # of a later version, or damaged
+            prune = Prune()
+        has = {"train": settings.get("arm") != "none", "curves": prune.curves is not None, "statistics": measures_dense(prune)}
+        return [name for name in STAGES if has.get(name, True)]
 
     def _units_of(self, key: str) -> int | None:
         """How many units a search walks, as its journal begins."""
