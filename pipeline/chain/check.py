@@ -119,7 +119,8 @@ def _seconds(config: Config, dense: Dense, target, samples) -> dict[str, float]:
     forward, prune = (time.perf_counter() - began) / len(images), config.prune
     widths = target.guessed().widths
     share = target.table.cost(widths).macs / target.table.cost({}).macs
-    train = min(config.train.samples or samples["train"].total, samples["train"].total) * config.train.epochs if config.arm != "none" else 0
+    rates = 1 + len(config.train.lr_search or ())
+    train = rates * min(config.train.samples or samples["train"].total, samples["train"].total) * config.train.epochs if config.arm != "none" else 0
     steps = sum(min(prune.max_picks or 4 * w, 4 * w) for w in widths.values()) if prune.selector == "loss" else 0
     scored = steps * config.scoring.batch * (min(prune.candidates or 10**9, max(target.dense_widths.values())) + 1)
     measured = (prune.calibration_samples or 0) * (2 if prune.mode == "sequential" else 1)

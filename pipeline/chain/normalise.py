@@ -108,6 +108,8 @@ def train_settings(config: Config) -> dict | None:
     if config.arm == "none":
         return None
     recipe = recipe_settings(config.train)
+    rates = {name: recipe.pop(name) for name in ("lr_search", "lr_seed")}
+    recipe |= {"lr": None, "lr_search": sorted(set(rates["lr_search"])), "lr_seed": rates["lr_seed"] or 0} if rates["lr_search"] else {}
     recipe |= {"temperature": None} if config.train.distill == 0 else {"label_smoothing": None} if config.train.distill == 1 else {}
     equal = {"train_images": config.network.train_images} if config.arm == "reinit-compute" else {}
     return {"arm": config.arm, "train": recipe, "seed": config.seed} | equal

@@ -42,7 +42,7 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
         "num_classes": config.network.num_classes,
         "test_samples": splits.test.manifest.samples,
         "weights_sha256": dense.weights_sha256,
-        **{name: getattr(prune, name) for name in ("selector", "refit", "allocation", "engine", "reference", "mode")},
+        **{name: getattr(prune, name) for name in ("selector", "refit", "allocation", "curves", "engine", "reference", "mode")},
         "budget_kind": kind,
         "budget_target": budget_target(kind, target),
         "note": search["note"],
@@ -52,6 +52,7 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
         "params_dense": _params(dense.network),
         "width_kept": sum(len(unit["kept"]) for unit in widths) / sum(unit["width"] for unit in widths),
         "arm": config.arm,
+        "lr": arm.stage.settings["train"]["lr"] if arm else None,
         "epochs": len(arm.facts["history"]) if arm else 0,
         "train_images": arm.facts["images"] if arm else 0,
         "train_macs": arm.facts["images"] * image_macs(context, cost["macs"], cost_dense["macs"]) if arm else 0,
@@ -84,8 +85,10 @@ def _not_run(context, evaluate, arm) -> dict:
     reasons = {} if "recalibrated" in evaluate else {"top1_recalibrated": "the network has no batch norm"}
     if evaluate["latency"] is None:
         reasons["latency"] = "evaluate.latency is false"
+    if context.config.prune.curves is None:
+        reasons["curves"] = f"allocation {context.config.prune.allocation} follows none"
     if arm is None:
-        reasons |= dict.fromkeys(("top1_best_val", "epoch_best_val"), "arm none trains nothing")
+        reasons |= dict.fromkeys(("lr", "top1_best_val", "epoch_best_val"), "arm none trains nothing")
     return reasons
 
 

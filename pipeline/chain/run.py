@@ -7,14 +7,13 @@ from pathlib import Path
 from pipeline.chain.arm import LAST, run_train
 from pipeline.chain.asking import check_cluster
 from pipeline.chain.context import Context, device_of
-from pipeline.chain.curves import run_curves
 from pipeline.chain.gate import refuse_below_gate
 from pipeline.chain.measuring import run_baseline, run_evaluate, run_untrained
 from pipeline.chain.normalise import curves_settings, run_settings, statistics_settings, train_settings
+from pipeline.chain.rate import with_rate
 from pipeline.chain.result import result_row, selection_cost
-from pipeline.chain.selection import run_search, run_shrink
+from pipeline.chain.selecting import selecting
 from pipeline.chain.sources import dense_stage, plan_of, run_data, run_dense, unseen
-from pipeline.chain.statistics import run_statistics
 from pipeline.chain.target import find_target
 from pipeline.config.digests import digest
 from pipeline.config.errors import BadInput, Failed, Stopped
@@ -147,16 +146,12 @@ def _in_order(context: Context):
     baseline = run_baseline(context, data, dense)
     refuse_below_gate(context.config.network, baseline.facts["validation_top1"], "validation")
     yield baseline, dense
-    if statistics := run_statistics(context, data, dense):
-        yield statistics, dense
-    if curves := run_curves(context, data, dense, statistics):
-        yield curves, dense
-    search = run_search(context, data, dense, statistics, curves)
-    yield search, dense
-    select_macs = selection_cost({"search": search} | ({"curves": curves} if curves else {}), "macs")
-    shrink = run_shrink(context, dense, search)
-    yield shrink, dense
-    if arm := run_train(context, data, dense, shrink, select_macs):
+    selected: dict[str, Done] = {}
+    for done in selecting(context, data, dense):
+        selected[done.stage.name] = done
+        yield done, dense
+    shrink = selected["shrink"]
+    if arm := run_train(with_rate(context, data, dense), data, dense, shrink, selection_cost(selected, "macs")):
         yield arm, dense
     untrained = run_untrained(context, data, dense, shrink)
     yield untrained, dense

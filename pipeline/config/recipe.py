@@ -1,6 +1,6 @@
 """Settings of one training: the dense network's (`dense:`) and the arms' (`train:`)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -37,5 +37,7 @@ class ArmRecipe(Recipe):
     """The training of an arm; distillation from the dense network is on for every pruner alike."""
 
     lr: float = Field(0.05, gt=0)
+    lr_search: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)  # the one best on validation replaces `lr`
+    lr_seed: int | None = Field(None, ge=0)  # of the runs in which the rates are tried; null = 0
     distill: float = Field(1.0, ge=0, le=1)  # weight of the KL to the dense network
     temperature: float = Field(2.0, gt=0)

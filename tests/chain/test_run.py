@@ -101,6 +101,24 @@ def test_an_arm_of_equal_compute_trains_as_long_as_all_that_is_behind_the_fine_t
     assert longer["epochs"] > fresh["epochs"] and longer["stages"]["search"] == fresh["stages"]["search"]
 
 
+def test_a_rate_left_to_validation_is_tried_on_one_seed_and_used_for_all(given):
+    rates = (0.0001, 0.05)
+    plain = {rate: run(given, "arm=finetune", f"train.lr={rate}") for rate in rates}
+    stages = given["root"] / "runs/stages"
+
+    def ended(row):
+        return json.loads((stages / f"train-{row['stages']['train']}/done.json").read_text())["facts"]["history"][-1]["val_top1"]
+
+    best = max(rates, key=lambda rate: (ended(plain[rate].result), -rate))
+    searched = [run(given, "arm=finetune", "train.lr_search=[0.05, 0.0001]", f"seed={seed}") for seed in (0, 1)]
+    assert [finished.result["lr"] for finished in searched] == [best, best]
+    assert searched[0].result["stages"] == plain[best].result["stages"] | {"evaluate": searched[0].result["stages"]["evaluate"]}
+    assert searched[1].result["stages"]["train"] == run(given, "arm=finetune", f"train.lr={best}", "seed=1").result["stages"]["train"]
+    assert len({finished.result["run_hash"] for finished in (*searched, *plain.values())}) == 4
+    log = (searched[1].folder / "log.txt").read_text()
+    assert f"train.lr: {best:g}, best on validation at seed 0 (0.0001: {ended(plain[0.0001].result):.2f}, 0.05: " in log
+
+
 def test_widths_rounded_up_are_told_with_what_they_were(given):
     plain, rounded = (run(given, "arm=none", *more) for more in ((), ("prune.round_to=4",)))
     before, after = (json.loads((finished.folder / "arch.json").read_text())["units"] for finished in (plain, rounded))

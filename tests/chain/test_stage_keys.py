@@ -35,7 +35,7 @@ OTHER = {  # another value for every setting; one that is refused today (not bui
     "epochs": 3, "samples": 99, "batch": 64, "lr": 0.3, "momentum": 0.5, "weight_decay": 0.1, "warmup": 0.3, "clip": 2.0, "label_smoothing": 0.2,
     "ema": 0.5, "distill": 0.3, "temperature": 3.0, "augment": "none", "threads": 3, "checkpoint_seconds": 1.0, "loaders": 1,
     "prune.selector": "random", "prune.refit": "OTHER", "prune.mode": "OTHER", "prune.engine": "OTHER", "prune.calibration_samples": 77,
-    "prune.ridge": 0.5, "prune.candidates": 9, "prune.max_picks": 33, "prune.round_to": 8, "prune.probe_samples": 66, "prune.curves": "reconstruction",
+    "prune.ridge": 0.5, "prune.candidates": 9, "prune.max_picks": 33, "prune.round_to": 8, "prune.probe_samples": 66, "train.lr_search": [0.01, 0.2], "train.lr_seed": 5, "prune.curves": "reconstruction",
     "scoring.batch": 7, "scoring.block_samples": 77, "scoring.block_candidates": 9, "scoring.threads": 3, "scoring.positions": 5,
     "scoring.gram_limit": 999, "scoring.memory_limit": 0.5, "evaluate.latency": False, "evaluate.recalibration_samples": 99,
     "cluster.workers": 3, "cluster.address": "auto", "cluster.cpus": 2.0, "cluster.gpus": 1.0, "cluster.restarts": 1, "cluster.wait_seconds": 9.0,
@@ -44,7 +44,7 @@ OTHER = {  # another value for every setting; one that is refused today (not bui
 UNBUILT = {"prune.units", "prune.reference", "sweep"}
 UNHASHED = {
     "runs_dir", "device", "cluster.workers", "cluster.address", "cluster.cpus", "cluster.gpus", "cluster.restarts", "cluster.wait_seconds",
-    "tracking.mode", "tracking.project", "tracking.entity", "data.allow_schemes", "network.top1", "network.train_images", "scoring.memory_limit",
+    "tracking.mode", "tracking.project", "tracking.entity", "data.allow_schemes", "network.top1", "network.train_images", "train.lr_seed", "scoring.memory_limit",
     "dense.checkpoint_seconds", "dense.loaders", "train.checkpoint_seconds", "train.loaders",
     "data.source", "data.train", "data.test",  # they enter as digests of what they hold
 }
