@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from pipeline.config.errors import BadInput, Failed
-from pipeline.config.rules import curves_pruner, measures_dense, measures_gram, resolve_prune, warnings_of
+from pipeline.config.rules import curves_pruner, follows_curves, measures_dense, measures_gram, resolve_prune, warnings_of
 from pipeline.config.settings import Prune, Scoring, budget_target
 from pipeline.data.streams import Batch
 from pipeline.journal import Journal
@@ -23,7 +23,7 @@ from pipeline.networks.saved import arch_of, save_pruned
 from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.networks.units import Units, find_units, without_large
 from pipeline.networks.zoo import Blueprint
-from pipeline.pruners.curves import measure_curves
+from pipeline.pruners.curves import measure_curves, score_curves
 from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
 from pipeline.search.actor import Bench
 from pipeline.search.artifacts import load_choice
@@ -180,16 +180,18 @@ def _search(dense, units: Units, sharing: Sharing, options: Prune, images, label
     stream = _Memory(images, torch.zeros(len(images), dtype=torch.long) if labels is None else labels, scoring.batch)
     with tempfile.TemporaryDirectory(prefix="goodsubnets-") as folder:
         bench = Bench(dense, units, stream, scoring, Path(folder), _device(dense), seed)
-        executor = InProcess(bench) if options.mode or options.curves else None
+        executor = InProcess(bench) if options.mode or follows_curves(options) else None
         journal = Journal(Path(folder) / "journal.jsonl", lambda event: None)
         coordinator = Coordinator(executor, journal, Path(folder), scoring, samples, lambda event: None)
         measured, curves = None, None
         if measures_dense(options):
             grams = coordinator.dense_grams()
             measured = Measured({n: dense_quadratic(dense, units.units[n], gram) for n, gram in grams.items()}, {})
-        if options.curves:
+        if follows_curves(options):
             job = Job(dense, units, {}, curves_pruner(options), seed, measured)
-            curves = {n: curve.values for n, curve in measure_curves(job, coordinator, min(options.probe_samples, len(images))).items()}
+            probed = options.allocation == "marginal"
+            found = measure_curves(job, coordinator, min(options.probe_samples, len(images))) if probed else score_curves(job)
+            curves = {name: curve.values for name, curve in found.items()}
         job = Job(dense, units, sharing.widths(curves).widths, options, seed, measured if options.mode == "independent" else None)
         prune_units(job, coordinator)
         journal.close()

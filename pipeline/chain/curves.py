@@ -1,4 +1,4 @@
-"""Stage `curves`: what each unit alone costs the network's output; no budget is read, so all budgets share it."""
+"""Stage `curves`: what it costs to keep n neurons of each unit; no budget is read, so all budgets share it."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from pipeline.chain.statistics import measured_of
 from pipeline.chain.target import units_and_cost
 from pipeline.config.files import read_json, write_json
 from pipeline.config.rules import curves_pruner
-from pipeline.pruners.curves import PROBES, measure_curves
+from pipeline.pruners.curves import PROBES, measure_curves, score_curves
 from pipeline.pruners.pruner import Job
 from pipeline.pruners.spending import spent_on_curves
 from pipeline.search.coordinator import Coordinator
@@ -36,6 +36,9 @@ def run_curves(context: Context, data: Done, dense: Dense, statistics: Done | No
     def work(folder, guard, watch):
         prune = curves_pruner(config.prune)
         job = Job(dense.network, units, {}, prune, config.seed, measured_of(dense, units, statistics))
+        if prune.allocation == "global":
+            write_json(folder / CURVES, {name: vars(curve) for name, curve in score_curves(job).items()})
+            return [CURVES], {"seconds": watch.seconds(), "images": 0, "macs": 0}
         with executor_of(context, dense, data, units, folder) as executor:
             coordinator = Coordinator(executor, None, folder, config.scoring, prune.calibration_samples or 0, context.observe)
             curves = measure_curves(job, coordinator, config.prune.probe_samples)

@@ -1,7 +1,7 @@
 """What each stage reads of a config: what this pruner does not use becomes null, so that equal work has equal keys."""
 
 from pipeline.config.recipe import Recipe
-from pipeline.config.rules import curves_pruner, measures_dense, measures_gram
+from pipeline.config.rules import curves_pruner, curves_read_gram, follows_curves, measures_dense
 from pipeline.config.settings import Config, Prune, budget_target
 
 UNHASHED_RECIPE = {"checkpoint_seconds", "loaders"}
@@ -64,21 +64,22 @@ def statistics_settings(config: Config) -> dict | None:
 def curves_settings(config: Config) -> dict | None:
     """Null where the allocation follows no curves."""
     prune = curves_pruner(config.prune)
-    if prune.curves is None:
+    if not follows_curves(prune):
         return None
-    gram = measures_gram(prune)
+    gram, probed = curves_read_gram(prune), prune.allocation == "marginal"
     return {
         "prune": {
+            "allocation": prune.allocation,
             "selector": prune.selector,
-            "refit": prune.refit,
+            "refit": prune.refit if probed else None,
             "engine": _order_engine(prune),
             "ridge": prune.ridge if gram else None,
             "calibration_samples": prune.calibration_samples if gram else None,
             "units": prune.units,
             "probe_samples": prune.probe_samples,
         },
-        "scoring": _scoring(config) | {"positions": None} | ({} if gram else {"gram_limit": None}),
-        "seed": config.seed,
+        "scoring": _scoring(config) | {"positions": None} | ({} if gram else {"gram_limit": None}) if probed else None,
+        "seed": config.seed if probed else None,
     }
 
 

@@ -6,6 +6,7 @@ from pipeline.config.settings import Config, Prune
 SELECTORS = {"reconstruction": ("forward", "backward", "swap"), "loss": ("stochastic", "exhaustive"), "l1": (), "l2": (), "bn": (), "random": ()}
 NEED_RIDGE = ("backward", "swap")
 LATER_ENGINES = dict.fromkeys(("lazy", "racing", "greedi", "learned"), "loss")
+UNSCORED = ("loss", "random")
 REFERENCES, LATER_REFERENCES = ("paper",), ("official", "official-fixed")
 BUDGETS = ("macs", "macs_bn", "prunable_macs", "width", "params")
 
@@ -44,7 +45,7 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
         later("reference", prune.reference, REFERENCES)
     if prune.reference not in (None, *REFERENCES):
         refuse(f"prune.reference: {prune.reference!r} is unknown; give one of {', '.join(REFERENCES)}")
-    for key, value, built in (("refit", prune.refit, ("none", "lsq")), ("allocation", prune.allocation, (None, "uniform", "marginal"))):
+    for key, value, built in (("refit", prune.refit, ("none", "lsq")), ("allocation", prune.allocation, (None, "uniform", "marginal", "global"))):
         if value not in built:
             later(key, value, [name for name in built if name])
     if prune.units != ["hidden"]:
@@ -57,6 +58,8 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
         refuse(f"prune.ridge: 0 does not go with prune.engine {prune.engine!r}, which inverts the Gram matrix; give a ridge above 0, such as 1e-2")
     allocation = prune.allocation or ("uniform" if selector == "loss" else "marginal")
     curves = _curves(prune, refuse) if allocation == "marginal" else None
+    if allocation == "global" and selector in UNSCORED:
+        refuse(f"prune.allocation: 'global' does not go with prune.selector {selector!r}, which gives neurons no scores; set one of the two")
     measures = selector == "reconstruction" or prune.refit == "lsq" or curves == "reconstruction"
     return prune.model_copy(
         update={
@@ -97,7 +100,17 @@ def measures_gram(prune: Prune) -> bool:
 
 def measures_dense(prune: Prune) -> bool:
     """Whether Gram matrices of the dense network are measured before the search: for mode independent, or for curves."""
-    return prune.mode == "independent" or (prune.curves is not None and measures_gram(prune))
+    return prune.mode == "independent" or curves_read_gram(prune)
+
+
+def follows_curves(prune: Prune) -> bool:
+    """Whether widths come from curves that a stage of their own makes."""
+    return prune.allocation in ("marginal", "global")
+
+
+def curves_read_gram(prune: Prune) -> bool:
+    """Whether those curves need the Gram matrices of the dense network: scores of weights do not."""
+    return measures_gram(prune) if prune.allocation == "marginal" else prune.allocation == "global" and prune.selector == "reconstruction"
 
 
 def refuse_uncounted(config: Config, place: str) -> None:

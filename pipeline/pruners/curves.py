@@ -1,12 +1,13 @@
-"""What each unit alone costs the network's output, by neurons kept, in a pruner's own order and under its own re-fit."""
+"""What it costs to keep n neurons of a unit, in a pruner's own order: probed in the network, or told by its own scores."""
 
 from dataclasses import dataclass
 
+from pipeline.config.errors import BadInput
 from pipeline.networks.shrink import Choice, consumer_columns
-from pipeline.pruners.pruner import Job, order
+from pipeline.pruners.pruner import Job, order, scores
 from pipeline.search.artifacts import save_choice
 from pipeline.search.coordinator import Coordinator
-from pipeline.selection.allocation import probed_curve, probed_widths
+from pipeline.selection.allocation import floor_of, probed_curve, probed_widths, score_curve
 from pipeline.selection.quadratic import nested_errors, refit, ridged
 
 PROBES = "probes"  # the folder of the choices tried
@@ -14,7 +15,7 @@ PROBES = "probes"  # the folder of the choices tried
 
 @dataclass(frozen=True)
 class Curve:
-    """One unit: its width, the widths probed and the divergence found at each, the curve at floor..N kept."""
+    """One unit: its width, the widths probed and the divergence found at each (none without probes), the curve at floor..N kept."""
 
     width: int
     kept: list[int]
@@ -40,6 +41,21 @@ def measure_curves(job: Job, coordinator: Coordinator, samples: int) -> dict[str
         values = probed_curve(unit.width, dict(zip(kept, divergence)), errors[name])
         curves[name] = Curve(unit.width, kept, divergence, values.tolist())
     return curves
+
+
+def score_curves(job: Job) -> dict[str, Curve]:
+    """The curve of every unit by the pruner's own scores alone: {name: Curve}; of reconstruction the error that a re-fit leaves."""
+    return {name: Curve(unit.width, [], [], _lost(job, unit)) for name, unit in job.units.units.items()}
+
+
+def _lost(job: Job, unit) -> list[float]:
+    if job.prune.selector != "reconstruction":
+        return score_curve(scores(job, unit).sort(descending=True).values.tolist()).tolist()
+    full = ridged(job.measured.quadratics[unit.name], job.prune.ridge)
+    errors = nested_errors(full, [pick.neuron for pick in order(job, unit, job.measured.quadratics[unit.name], unit.width)])
+    if errors is None:
+        raise BadInput(f"unit {unit.name}: prune.ridge 0 leaves its Gram matrix without an inverse, which allocation global needs; give a ridge")
+    return errors[floor_of(unit.width) - 1 :]
 
 
 def _tried(job: Job, coordinator: Coordinator, unit, full, kept):

@@ -15,8 +15,11 @@ from pipeline.selection.counts import best_candidate, candidates, coefficients
 from pipeline.selection.elimination import Pick, backward, forward
 from pipeline.selection.guarantee import explained_share
 from pipeline.selection.quadratic import Quadratic, from_dense, refit, ridged
-from pipeline.selection.scored import bn_order, l1_order, l2_order, random_order
+from pipeline.selection.scored import bn_scores, falling, l1_scores, l2_scores, random_order
 from pipeline.selection.swap import swap
+
+
+SCORES = {"l1": l1_scores, "l2": l2_scores}
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,14 @@ def order(job: Job, unit: Unit, quadratic: Quadratic | None, width: int) -> list
         return order_of(job.prune, quadratic, width)
     if selector == "random":
         return random_order(unit.width, job.seed, unit.name)[:width]
-    if selector == "bn":
-        return bn_order(_batch_norm(job.network, unit).weight)[:width]
-    weight = job.network.get_submodule(unit.producers[-1]).weight
-    return {"l1": l1_order, "l2": l2_order}[selector](weight)[:width]
+    return falling(scores(job, unit))[:width]
+
+
+def scores(job: Job, unit: Unit) -> torch.Tensor:
+    """What a scored selector gives each neuron of a unit (N,): the higher the better."""
+    if job.prune.selector == "bn":
+        return bn_scores(_batch_norm(job.network, unit).weight)
+    return SCORES[job.prune.selector](job.network.get_submodule(unit.producers[-1]).weight)
 
 
 def order_of(prune: Prune, quadratic: Quadratic, width: int | None = None) -> list[Pick]:

@@ -1,8 +1,9 @@
-"""Allocation `marginal`: the budget shared between units by what a neuron less costs.
+"""Allocations that follow curves: the budget shared between units by what a neuron less costs.
 
-A curve holds how far the network's output diverges when one unit alone keeps n neurons. Curves have plateaus, so steps are
-taken along their lower convex hulls: always the step that costs least per what it saves. Where costs add over units that
-is the exact optimum; where two units meet in one layer, savings are measured anew at the widths reached.
+A curve holds what it costs that one unit alone keeps n neurons: for `marginal` the divergence of the network's output, for
+`global` the share of its scores that is lost. Curves have plateaus, so steps are taken along their lower convex hulls:
+always the step that costs least per what it saves. Where costs add over units that is the exact optimum; where two units
+meet in one layer, savings are measured anew at the widths reached.
 """
 
 from dataclasses import dataclass
@@ -79,6 +80,12 @@ def probed_curve(width: int, probes: dict[int, float], errors: list[float] | Non
     return found
 
 
+def score_curve(scores: list[float]) -> np.ndarray:
+    """Share of a unit's scores that is lost at floor..N kept: (N - floor + 1,). `scores` = of its neurons in their order."""
+    left = np.cumsum(np.asarray(scores, dtype=float))
+    return (1 - left / left[-1] if left[-1] > 0 else np.zeros(len(left)))[floor_of(len(scores)) - 1 :]
+
+
 def lower_hull(values: np.ndarray) -> list[int]:
     """Indices of the vertices of the lower convex hull of (0, values[0]), (1, values[1]), ..."""
     hull: list[int] = []
@@ -119,7 +126,7 @@ def reachable(budget: Budget, table, dense: dict[str, int]) -> float:
     target = budget.absolute(high)
     if not low <= target <= high:
         raise BadInput(
-            f"budget.{budget.kind}: {target:g} is out of reach: prune.allocation marginal leaves {FLOOR:.0%} of each unit, "
+            f"budget.{budget.kind}: {target:g} is out of reach: allocations marginal and global leave {FLOOR:.0%} of each unit, "
             f"which allows {low:g} to {high:g} ({low / high:.2%} to 100%); raise the budget or set prune.allocation to uniform"
         )
     return target

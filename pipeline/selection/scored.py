@@ -1,26 +1,27 @@
-"""Selectors that do not search: an order of the neurons from their weights or from chance."""
+"""Selectors that do not search: scores of the neurons from their weights, or an order from chance."""
 
 import torch
 
 from pipeline.config.digests import draw
 
 
-def l1_order(producer_weight: torch.Tensor) -> list[int]:
-    """Neurons by falling L1 norm of their producer's filter (N, ...), ties to the lowest index (Li et al. 2017)."""
-    return _falling(producer_weight.detach().double().abs().flatten(1).sum(1))
+def l1_scores(producer_weight: torch.Tensor) -> torch.Tensor:
+    """L1 norm of each neuron's filter in its producer (N, ...): (N,) (Li et al. 2017)."""
+    return producer_weight.detach().double().abs().flatten(1).sum(1)
 
 
-def l2_order(producer_weight: torch.Tensor) -> list[int]:
-    """Neurons by falling L2 norm of their producer's filter (N, ...), ties to the lowest index."""
-    return _falling((producer_weight.detach().double() ** 2).flatten(1).sum(1))
+def l2_scores(producer_weight: torch.Tensor) -> torch.Tensor:
+    """L2 norm of each neuron's filter in its producer (N, ...): (N,)."""
+    return (producer_weight.detach().double() ** 2).flatten(1).sum(1).sqrt()
 
 
-def bn_order(scale: torch.Tensor) -> list[int]:
-    """Neurons by falling absolute scale of the batch norm behind their producer (N,), ties to the lowest index (Liu et al. 2017)."""
-    return _falling(scale.detach().double().abs())
+def bn_scores(scale: torch.Tensor) -> torch.Tensor:
+    """Absolute scale of each neuron in the batch norm behind its producer (N,): (N,) (Liu et al. 2017)."""
+    return scale.detach().double().abs()
 
 
-def _falling(scores: torch.Tensor) -> list[int]:
+def falling(scores: torch.Tensor) -> list[int]:
+    """Neurons by falling score (N,), ties to the lowest index."""
     values = scores.tolist()
     return sorted(range(len(values)), key=lambda i: (-values[i], i))
 

@@ -24,6 +24,7 @@ PRUNERS = {
     "N": {"selector": "l1", "refit": "none", "allocation": "uniform"},
     "M": {"selector": "l1", "refit": "lsq", "allocation": "marginal"},
     "O": {"selector": "bn", "refit": "none", "allocation": "marginal"},
+    "G": {"selector": "l2", "refit": "lsq", "allocation": "global"},
 }
 STAGES = ("data", "dense", "baseline", "statistics", "curves", "search", "train", "untrained", "evaluate")
 OTHER = {  # another value for every setting; one that is refused today (not built) is named below
@@ -73,13 +74,13 @@ def other_value(key, pruner):
     if key == "prune.refit":
         return "none" if PRUNERS[pruner]["refit"] == "lsq" else "lsq"
     if key == "prune.allocation":
-        return "uniform" if pruner in "MO" else "marginal"
+        return "uniform" if pruner in "MOG" else "marginal"
     if key == "prune.mode":
         return None if pruner in "LX" else "sequential" if pruner == "I" else "independent"
     if key == "prune.engine":
-        return {"L": "exhaustive", "X": "stochastic", "N": None, "M": None, "O": None}.get(pruner, "forward")
-    if key == "prune.selector" and pruner in "LX":
-        return None  # engine and reference would belong to another selector
+        return {"L": "exhaustive", "X": "stochastic", "N": None, "M": None, "O": None, "G": None}.get(pruner, "forward")
+    if key == "prune.selector" and pruner in "LXG":
+        return "l1" if pruner == "G" else None  # engine and reference would belong to another selector; random has no scores
     return value
 
 

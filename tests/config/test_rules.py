@@ -6,7 +6,7 @@ from pipeline.chain import normalise
 from pipeline.config.digests import digest
 from pipeline.config.errors import BadInput
 from pipeline.config.load import check_plain
-from pipeline.config.rules import resolve_prune, warnings_of
+from pipeline.config.rules import curves_read_gram, follows_curves, resolve_prune, warnings_of
 from pipeline.config.settings import Prune
 
 PLAIN = {"data": {"source": "fashion-mnist"}, "network": {"model": "mobilenetv2_050", "num_classes": 10, "in_chans": 1, "img_size": 28}}
@@ -78,7 +78,7 @@ def test_a_combination_that_makes_no_sense_names_both_settings(prune, two):
     *(({"engine": name, "selector": "loss"}, "prune.engine") for name in ("lazy", "racing")),
     *(({"reference": name, "selector": "loss"}, "prune.reference") for name in ("official", "official-fixed")),
     ({"refit": "affine"}, "prune.refit"),
-    *(({"allocation": name}, "prune.allocation") for name in ("global", "tolerance")),
+    *(({"allocation": name}, "prune.allocation") for name in ("tolerance",)),
     *(({"units": names}, "prune.units") for names in (["branch"], ["stream"], ["hidden", "stream"], ["hidden", "branch", "stream"])),
 ])
 def test_a_pruner_that_is_not_built_is_refused_by_name_with_what_is(prune, key):
@@ -135,6 +135,26 @@ def test_allocation_and_its_curves_have_a_default_that_fits_the_selector(prune, 
 def test_curves_of_ours_for_a_peer_without_refit_need_our_calibration_and_its_own_search_does_not_walk():
     found = config({"selector": "bn", "refit": "none", "curves": "reconstruction"}).prune
     assert (found.calibration_samples, found.ridge, found.mode) == (2000, 1e-2, None)
+
+
+@pytest.mark.parametrize("selector", ["loss", "random"])
+def test_a_global_allocation_needs_scores(selector):
+    message = refusal({"selector": selector, "allocation": "global"})
+    assert "prune.allocation: 'global'" in message and repr(selector) in message and "set one of the two" in message
+
+
+@pytest.mark.parametrize("prune, follows, gram", [
+    ({"allocation": "uniform"}, False, False),
+    ({"allocation": "marginal"}, True, True),
+    ({"allocation": "global"}, True, True),
+    ({"selector": "l1", "allocation": "marginal"}, True, True),
+    ({"selector": "l1", "allocation": "global"}, True, False),
+    ({"selector": "l1", "refit": "none", "allocation": "marginal"}, True, False),
+    ({"selector": "l1", "refit": "none", "allocation": "marginal", "curves": "reconstruction"}, True, True),
+])
+def test_which_curves_are_followed_and_which_read_the_gram_matrices(prune, follows, gram):
+    found = config(prune).prune
+    assert (follows_curves(found), curves_read_gram(found)) == (follows, gram)
 
 
 def test_the_loss_search_has_no_curves_of_its_own():

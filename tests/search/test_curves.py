@@ -11,12 +11,13 @@ from pipeline.config.rules import resolve_prune
 from pipeline.config.settings import Prune
 from pipeline.networks.cost import CostTable
 from pipeline.networks.shrink import Choice, apply_choice
-from pipeline.pruners.curves import measure_curves
+from pipeline.pruners.curves import measure_curves, score_curves
 from pipeline.pruners.pruner import Job, Measured, dense_quadratic
 from pipeline.pruners.spending import spent_on_curves
 from pipeline.search.artifacts import save_choice
 from pipeline.selection.allocation import floor_of, probed_widths
-from pipeline.selection.quadratic import refit, ridged
+from pipeline.selection.elimination import forward
+from pipeline.selection.quadratic import refit, refit_error, ridged
 from tests.networks.samples import Residual, Vgg, shaken
 from tests.search.benches import bench, coordinator, samples
 
@@ -83,6 +84,23 @@ def test_a_curve_is_probed_in_the_pruners_own_order_under_its_own_refit(given, p
             assert value == pytest.approx(divergence(given.network, network, images), rel=1e-2, abs=1e-6)
 
 
+def test_curves_of_scores_are_the_shares_lost_and_of_reconstruction_the_errors_left(given):
+    for selector, norm in (("l1", 1), ("l2", 2)):
+        options = resolve_prune(Prune(selector=selector, refit="none", allocation="global"), "test", "width")
+        curves = score_curves(Job(given.network, given.units, {}, options, 0))
+        for name, unit in given.units.units.items():
+            left = given.network.get_submodule(unit.producers[-1]).weight.detach().double().flatten(1).norm(norm, 1).sort(descending=True).values
+            lost = [1 - float(left[:kept].sum() / left.sum()) for kept in range(floor_of(unit.width), unit.width + 1)]
+            assert curves[name].values == pytest.approx(lost, abs=1e-9)
+    _, options, measured = curves_of(given, selector="reconstruction")
+    curves = score_curves(Job(given.network, given.units, {}, options.model_copy(update={"allocation": "global"}), 0, measured))
+    for name, unit in given.units.units.items():
+        full = ridged(measured.quadratics[name], options.ridge)
+        picks = [pick.neuron for pick in forward(measured.quadratics[name], options.ridge)]
+        left = [refit_error(full, picks[:kept]) / full.total for kept in range(floor_of(unit.width), unit.width + 1)]
+        assert curves[name].values == pytest.approx(left, rel=1e-6, abs=1e-9)
+
+
 def test_spending_on_curves_counts_a_dense_pass_and_what_lies_behind_each_unit(given):
     table = CostTable(given.network, given.units, torch.zeros(1, 3, 16, 16))
     curves, _, _ = curves_of(given, selector="l1", refit="none")
@@ -110,6 +128,9 @@ def test_budgets_share_the_curves_and_each_pruner_has_its_own(tmp_path, small_co
     assert "statistics" not in plain["stages"] and plain["stages"]["curves"] != first["stages"]["curves"]
     ours = run("prune.selector=l1", "prune.refit=none", "prune.curves=reconstruction")
     assert ours["stages"]["curves"] == first["stages"]["curves"] and ours["stages"]["statistics"] == first["stages"]["statistics"]
+    scored = run("prune.selector=l1", "prune.allocation=global")
+    assert "statistics" not in scored["stages"] and scored["stages"]["curves"] != plain["stages"]["curves"]
+    assert scored["select_images"] == 64 and scored["macs"] <= first["macs"] * 1.1
     loss = run("prune.selector=loss", "prune.candidates=3")
     assert loss["stages"]["curves"] == first["stages"]["curves"], "the loss search has no order of its own"
     lines = json.loads(next((tmp_path / "runs/stages").glob(f"curves-{first['stages']['curves']}/curves.json")).read_text())

@@ -18,6 +18,7 @@ from pipeline.selection.allocation import (
     probed_curve,
     probed_widths,
     reachable,
+    score_curve,
 )
 from pipeline.selection.budgets import Budget
 from pipeline.selection.quadratic import Quadratic, nested_errors, refit_error, ridged
@@ -61,6 +62,11 @@ def test_probes_are_joined_along_the_errors_or_straight():
     assert probed_curve(5, probes, None) == pytest.approx([8.0, 5.0, 2.0, 1.0, 0.0])
     assert probed_curve(5, probes, [0.5] * 5) == pytest.approx([8.0, 5.0, 2.0, 1.0, 0.0]), "errors that tell nothing"
     assert probed_curve(1, {}, None) == pytest.approx([0.0])
+
+
+def test_a_score_curve_is_the_share_of_scores_lost():
+    assert score_curve([4.0, 3.0, 2.0, 1.0]) == pytest.approx([0.6, 0.3, 0.1, 0.0])
+    assert score_curve([0.0, 0.0]) == pytest.approx([0.0, 0.0]), "scores that tell nothing"
 
 
 def test_probed_widths_fall_from_below_the_whole_to_the_floor():

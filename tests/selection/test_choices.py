@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.config.errors import BadInput
 from pipeline.selection.budgets import Budget, measure, min_max_table, uniform
 from pipeline.selection.counts import best_candidate, candidates, coefficients, trial
-from pipeline.selection.scored import bn_order, l1_order, l2_order, random_order
+from pipeline.selection.scored import bn_scores, falling, l1_scores, l2_scores, random_order
 
 
 def test_coefficients_of_a_multiset_are_the_papers():
@@ -57,16 +57,16 @@ def test_losses_that_are_not_finite_are_disqualified_and_ties_go_to_the_lowest_i
 
 def test_l1_ranks_by_the_producers_filters():
     weight = torch.tensor([[1.0, -1.0], [0.5, 0.5], [-3.0, 0.0], [2.0, 0.0]]).view(4, 2, 1, 1)
-    assert l1_order(weight) == [2, 0, 3, 1]  # norms 2, 1, 3, 2
+    assert falling(l1_scores(weight)) == [2, 0, 3, 1]  # norms 2, 1, 3, 2
 
 
 def test_l2_ranks_by_the_length_of_the_producers_filters():
     weight = torch.tensor([[1.0, -1.0], [0.5, 0.5], [-3.0, 0.0], [2.0, 0.0], [0.0, 3.0]]).view(5, 2, 1, 1)
-    assert l2_order(weight) == [2, 4, 3, 0, 1]  # squares 2, .5, 9, 4, 9
+    assert falling(l2_scores(weight)) == [2, 4, 3, 0, 1]  # squares 2, .5, 9, 4, 9
 
 
 def test_bn_ranks_by_the_absolute_scale_of_the_batch_norm():
-    assert bn_order(torch.tensor([0.5, -2.0, 1.0, 0.5, 0.0])) == [1, 2, 0, 3, 4]
+    assert falling(bn_scores(torch.tensor([0.5, -2.0, 1.0, 0.5, 0.0]))) == [1, 2, 0, 3, 4]
 
 
 def test_a_random_order_is_a_permutation_that_depends_on_seed_and_unit():
