@@ -13,7 +13,16 @@ from pydantic import ValidationError
 from torch import nn
 
 from pipeline.config.errors import BadInput, Failed
-from pipeline.config.rules import curves_pruner, follows_curves, measures_dense, measures_gram, resolve_prune, warnings_of
+from pipeline.config.rules import (
+    CRITERIA,
+    curves_pruner,
+    follows_curves,
+    measures_dense,
+    measures_gram,
+    reads_gradients,
+    resolve_prune,
+    warnings_of,
+)
 from pipeline.config.settings import Prune, Scoring, budget_target
 from pipeline.data.streams import Batch
 from pipeline.journal import Journal
@@ -23,6 +32,7 @@ from pipeline.networks.saved import arch_of, save_pruned
 from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.networks.units import Units, find_units, without_large
 from pipeline.networks.zoo import Blueprint
+from pipeline.pruners.criteria import criterion_scores
 from pipeline.pruners.curves import measure_curves, score_curves
 from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
 from pipeline.search.actor import Bench
@@ -56,11 +66,11 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
     """A smaller copy of `model`; `model` itself is untouched.
 
     `loader` yields batches or (batch, label) pairs and is iterated once: its images are the calibration set, and what the
-    steps of selector `loss` are fed with. `settings`: those of the `prune:` section. Raises UnsupportedModule naming
-    the module's path, ValueError when the budget is out of reach or a setting is wrong.
+    steps of selector `loss` and the gradients of `tp.taylor` and `tp.hessian` are fed with. `settings`: those of the
+    `prune:` section. Raises UnsupportedModule naming the module's path, ValueError when the budget is out of reach or a setting is wrong.
     """
     options = _options(settings, budget := {"prunable_macs": 0.5} if budget is None else budget)
-    images, labels = _collect(loader, options.selector == "loss")
+    images, labels = _collect(loader, options.selector == "loss" or reads_gradients(options), options.selector)
     if options.calibration_samples and "calibration_samples" not in settings:
         options = options.model_copy(update={"calibration_samples": len(images)})  # the loader is the calibration set
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
@@ -113,7 +123,7 @@ def _amount(kind, target) -> float:
         raise BadInput(f"budget: {error}") from error
 
 
-def _collect(loader, with_labels: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _collect(loader, with_labels: bool, selector: str) -> tuple[torch.Tensor, torch.Tensor | None]:
     """All images and, where they are asked for, labels; the loader is iterated exactly once."""
     images, labels, held = [], [], 0
     for item in loader:
@@ -127,7 +137,7 @@ def _collect(loader, with_labels: bool) -> tuple[torch.Tensor, torch.Tensor | No
         if images and batch.shape[1:] != images[0].shape[1:]:
             raise BadInput(f"loader: yields images of {tuple(batch.shape[1:])} after {tuple(images[0].shape[1:])}; give images of one size")
         images.append(batch.detach().cpu())
-        labels += [_labels(parts, len(batch))] if with_labels else []
+        labels += [_labels(parts, len(batch), selector)] if with_labels else []
     if not sum(map(len, images)):
         raise BadInput("loader: yields no image; give calibration images")
     return torch.cat(images), torch.cat(labels) if with_labels else None
@@ -143,10 +153,10 @@ def _check_labels(network, images, labels) -> None:
         raise BadInput(f"loader: label {int(labels.max())} is beyond the network's {classes} outputs; mend the labels")
 
 
-def _labels(parts, count: int) -> torch.Tensor:
+def _labels(parts, count: int, selector: str) -> torch.Tensor:
     """The labels of one batch as int64 (count,)."""
     if len(parts) == 1 or parts[1] is None:
-        raise BadInput("loader: selector 'loss' needs (batch, label) pairs; give labels, or take selector 'reconstruction'")
+        raise BadInput(f"loader: selector {selector!r} needs (batch, label) pairs; give labels, or take selector 'reconstruction'")
     try:
         label = torch.as_tensor(parts[1]).cpu()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -180,22 +190,31 @@ def _search(dense, units: Units, sharing: Sharing, options: Prune, images, label
     stream = _Memory(images, torch.zeros(len(images), dtype=torch.long) if labels is None else labels, scoring.batch)
     with tempfile.TemporaryDirectory(prefix="goodsubnets-") as folder:
         bench = Bench(dense, units, stream, scoring, Path(folder), _device(dense), seed)
-        executor = InProcess(bench) if options.mode or follows_curves(options) else None
+        executor = InProcess(bench) if options.mode or follows_curves(options) or reads_gradients(options) else None
         journal = Journal(Path(folder) / "journal.jsonl", lambda event: None)
         coordinator = Coordinator(executor, journal, Path(folder), scoring, samples, lambda event: None)
         measured, curves = None, None
         if measures_dense(options):
             grams = coordinator.dense_grams()
             measured = Measured({n: dense_quadratic(dense, units.units[n], gram) for n, gram in grams.items()}, {})
+        scores = _scores(coordinator, dense, units, options, images)
         if follows_curves(options):
-            job = Job(dense, units, {}, curves_pruner(options), seed, measured)
+            job = Job(dense, units, {}, curves_pruner(options), seed, measured, scores)
             probed = options.allocation == "marginal"
             found = measure_curves(job, coordinator, min(options.probe_samples, len(images))) if probed else score_curves(job)
             curves = {name: curve.values for name, curve in found.items()}
-        job = Job(dense, units, sharing.widths(curves).widths, options, seed, measured if options.mode == "independent" else None)
+        job = Job(dense, units, sharing.widths(curves).widths, options, seed, measured if options.mode == "independent" else None, scores)
         prune_units(job, coordinator)
         journal.close()
         return {commit.unit: load_choice(Path(folder), commit) for commit in coordinator.committed}
+
+
+def _scores(coordinator, dense, units, options, images) -> dict[str, torch.Tensor] | None:
+    """What a criterion of Torch-Pruning gives each neuron; None for another selector."""
+    if options.selector not in CRITERIA:
+        return None
+    gradients = coordinator.gradients(CRITERIA[options.selector]) if reads_gradients(options) else None
+    return criterion_scores(options.selector, dense, units, images[:1].to(_device(dense)), gradients)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ LAYERS = (
     {"stages", "chain", "cluster", "tracking"},
     {"cli", "report", "view", "bench", "pruning", "__init__"},
 )
-ONLY_IN = {"ray": "cluster", "wandb": "tracking", "webdataset": "data", "timm": "networks", "torchvision": "data"}
+ONLY_IN = {"ray": "cluster", "wandb": "tracking", "webdataset": "data", "timm": "networks", "torch_pruning": "pruners", "torchvision": "data"}
 LONGEST_MODULE, LONGEST_LINE = 300, 150
 
 

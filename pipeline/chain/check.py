@@ -9,7 +9,7 @@ import torch
 from pipeline.chain.asking import check_cluster
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.gate import refuse_below_gate
-from pipeline.chain.normalise import statistics_settings
+from pipeline.chain.normalise import scores_settings, statistics_settings
 from pipeline.chain.plan import Sweep
 from pipeline.chain.sources import Dense, data_stage, dense_stage, open_dense, origin_of, plan_of, untrained
 from pipeline.chain.summary import budget_table
@@ -127,6 +127,7 @@ def _seconds(config: Config, dense: Dense, target, samples) -> dict[str, float]:
     probes = (prune.probe_samples or 0) * len(target.dense_widths) * (2 + len(PROBED)) / 2  # half the network behind a unit
     found = {
         "curves": probes,
+        "scores": 3 * (prune.calibration_samples or 0) if scores_settings(config) else 0,
         "statistics": (prune.calibration_samples or 0) if statistics_settings(config) else 0,
         "dense": 3 * config.dense.epochs * samples["train"].total if config.network.weights is None else 0,
         "baseline": samples["test"].total,

@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.chain.asking import executor_of
 from pipeline.chain.context import Context
 from pipeline.chain.normalise import curves_settings
+from pipeline.chain.scores import scores_of
 from pipeline.chain.sources import Dense
 from pipeline.chain.statistics import measured_of
 from pipeline.chain.target import units_and_cost
@@ -22,20 +23,20 @@ from pipeline.stages.store import Done, Stage
 CURVES = "curves.json"
 
 
-def run_curves(context: Context, data: Done, dense: Dense, statistics: Done | None) -> Done | None:
+def run_curves(context: Context, data: Done, dense: Dense, scores: Done | None, statistics: Done | None) -> Done | None:
     """Stage `curves`: {unit: width, widths probed, divergences, the curve}; None where the allocation reads none."""
     config, settings = context.config, curves_settings(context.config)
     if settings is None:
         return None
     units, table = units_and_cost(context, dense)
+    scores = scores if curves_pruner(config.prune).selector == config.prune.selector else None
     inputs = {"data": data.facts["train"], "dense": dense.digest}
-    if statistics:
-        inputs["statistics"] = statistics.digest(*statistics.artifacts)
+    inputs |= {done.stage.name: done.digest(*done.artifacts) for done in (scores, statistics) if done}
     stage = Stage("curves", 1, settings, inputs)
 
     def work(folder, guard, watch):
         prune = curves_pruner(config.prune)
-        job = Job(dense.network, units, {}, prune, config.seed, measured_of(dense, units, statistics))
+        job = Job(dense.network, units, {}, prune, config.seed, measured_of(dense, units, statistics), scores_of(scores))
         if prune.allocation == "global":
             write_json(folder / CURVES, {name: vars(curve) for name, curve in score_curves(job).items()})
             return [CURVES], {"seconds": watch.seconds(), "images": 0, "macs": 0}

@@ -1,7 +1,7 @@
 """What each stage reads of a config: what this pruner does not use becomes null, so that equal work has equal keys."""
 
 from pipeline.config.recipe import Recipe
-from pipeline.config.rules import curves_pruner, curves_read_gram, follows_curves, measures_dense
+from pipeline.config.rules import CRITERIA, curves_pruner, curves_read_gram, follows_curves, measures_dense, reads_gradients
 from pipeline.config.settings import Config, Prune, budget_target
 
 UNHASHED_RECIPE = {"checkpoint_seconds", "loaders"}
@@ -41,6 +41,19 @@ def recipe_settings(recipe: Recipe) -> dict:
 
 def _scoring(config: Config) -> dict:
     return {name: getattr(config.scoring, name) for name in ("batch", "block_samples", "threads", "positions", "gram_limit")}
+
+
+def scores_settings(config: Config) -> dict | None:
+    """Null for a selector that is not Torch-Pruning's; what looks at the weights alone reads no images."""
+    prune = config.prune
+    if prune.selector not in CRITERIA:
+        return None
+    reads = reads_gradients(prune)
+    return {
+        "prune": {"selector": prune.selector, "units": prune.units, "calibration_samples": prune.calibration_samples if reads else None},
+        "scoring": {name: getattr(config.scoring, name) for name in ("batch", "block_samples", "threads")} if reads else None,
+        "seed": config.seed if reads else None,
+    }
 
 
 def statistics_settings(config: Config) -> dict | None:
@@ -139,6 +152,7 @@ def run_settings(config: Config) -> dict:
         "name": config.name,
         "data": data_settings(config),
         "dense": dense_settings(config),
+        "scores": scores_settings(config),
         "statistics": statistics_settings(config),
         "curves": curves_settings(config),
         "search": search_settings(config),

@@ -8,6 +8,7 @@ from pipeline.chain.normalise import (
     curves_settings,
     dense_settings,
     run_settings,
+    scores_settings,
     search_settings,
     statistics_settings,
     train_settings,
@@ -124,9 +125,11 @@ def _widths(config: Config, known: dict) -> dict[str, int]:
 def _stages_of(config: Config, widths: dict[str, int]) -> dict[str, str]:
     """What tells equal stages before their keys are known, which need the digests of artifacts."""
     base = digest([config.data.model_dump(), config.network.model_dump(), dense_settings(config)])
-    search = digest([base, statistics_settings(config), curves_settings(config), search_settings(config)])
+    search = digest([base, scores_settings(config), statistics_settings(config), curves_settings(config), search_settings(config)])
     names = {"data": digest(config.data.model_dump()), "dense": base, "baseline": base, "search": search, "shrink": search}
     names["untrained"] = digest([search, untrained_settings(config)])
+    if scores := scores_settings(config):
+        names["scores"] = digest([base, scores])
     if statistics := statistics_settings(config):
         names["statistics"] = digest([base, statistics])
     if curves := curves_settings(config):

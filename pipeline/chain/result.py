@@ -64,7 +64,7 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
         "top1_best_val": round(evaluate["best"]["top1"], 4) if arm else None,
         "epoch_best_val": best["epoch"] if arm else None,
         "latency": evaluate["latency"],
-        "select_seconds": search["seconds"] + sum(done[name].facts["seconds"] for name in ("statistics", "curves") if name in done),
+        "select_seconds": search["seconds"] + sum(done[name].facts["seconds"] for name in ("scores", "statistics", "curves") if name in done),
         "train_seconds": arm.facts["seconds"] if arm else 0.0,
         "device": device_name(context.device),
         "versions": versions(),
@@ -76,8 +76,8 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
 
 
 def selection_cost(done: dict[str, Done], name: str) -> int:
-    """Images read or MACs spent on choosing: the search, and the curves where the allocation follows them."""
-    return sum(done[stage].facts[name] for stage in ("curves", "search") if stage in done)
+    """Images read or MACs spent on choosing: the search, the criterion's gradients, the curves where the allocation follows them."""
+    return sum(done[stage].facts[name] for stage in ("scores", "curves", "search") if stage in done)
 
 
 def _not_run(context, evaluate, arm) -> dict:

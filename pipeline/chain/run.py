@@ -9,7 +9,7 @@ from pipeline.chain.asking import check_cluster
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.gate import refuse_below_gate
 from pipeline.chain.measuring import run_baseline, run_evaluate, run_untrained
-from pipeline.chain.normalise import curves_settings, run_settings, statistics_settings, train_settings
+from pipeline.chain.normalise import curves_settings, run_settings, scores_settings, statistics_settings, train_settings
 from pipeline.chain.rate import with_rate
 from pipeline.chain.result import result_row, selection_cost
 from pipeline.chain.selecting import selecting
@@ -29,7 +29,7 @@ from pipeline.stages.runs import begin_run, copy_into, make_folder, run_folder
 from pipeline.stages.store import Done, Store
 from pipeline.tracking.tracker import About, Tracker
 
-STAGES = ("data", "dense", "baseline", "statistics", "curves", "search", "shrink", "train", "untrained", "evaluate")
+STAGES = ("data", "dense", "baseline", "scores", "statistics", "curves", "search", "shrink", "train", "untrained", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def run_chain(config: Config, until: str | None = None, group: str | None = None
     """One run: every stage, resuming what exists; `group` is the sweep that asks for it. Raises BadInput, Stopped or Failed."""
     if until is not None and until not in STAGES:
         raise BadInput(f"--until: {until!r} is no stage; give one of {', '.join(STAGES)}")
-    optional = {"statistics": statistics_settings, "curves": curves_settings, "train": train_settings}
+    optional = {"scores": scores_settings, "statistics": statistics_settings, "curves": curves_settings, "train": train_settings}
     if until in optional and optional[until](config) is None:
         raise BadInput(f"--until: this run has no stage {until}: its settings leave it out")
     device = device_of(config)

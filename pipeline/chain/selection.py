@@ -9,6 +9,7 @@ from pipeline.chain.asking import executor_of
 from pipeline.chain.context import Context
 from pipeline.chain.curves import read_curves
 from pipeline.chain.normalise import search_settings
+from pipeline.chain.scores import scores_of
 from pipeline.chain.sources import Dense
 from pipeline.chain.statistics import measured_of
 from pipeline.chain.target import find_target, units_and_cost
@@ -30,12 +31,12 @@ from pipeline.stages.clock import timed
 from pipeline.stages.store import Done, Stage
 
 
-def run_search(context: Context, data: Done, dense: Dense, statistics: Done | None, curves: Done | None) -> Done:
+def run_search(context: Context, data: Done, dense: Dense, scores: Done | None, statistics: Done | None, curves: Done | None) -> Done:
     """Stage `search`: the journal, and an artifact per re-fitted unit. Mode sequential reads no statistics."""
     config, target = context.config, find_target(context, dense)
     statistics = statistics if config.prune.mode == "independent" else None
-    read = {"statistics": statistics, "curves": curves}
-    inputs = {"data": data.facts["train"], "dense": dense.digest} | {name: done.digest(*done.artifacts) for name, done in read.items() if done}
+    read = [done for done in (scores, statistics, curves) if done]
+    inputs = {"data": data.facts["train"], "dense": dense.digest} | {done.stage.name: done.digest(*done.artifacts) for done in read}
     allocation = target.sharing.widths(curves and read_curves(curves))
     stage = Stage("search", 2, search_settings(config), inputs)
     for warning in warnings_of(config.prune):
@@ -46,7 +47,8 @@ def run_search(context: Context, data: Done, dense: Dense, statistics: Done | No
         begin |= {"weights_sha256": dense.done.artifacts["weights.safetensors"], "units": target.dense_widths}
         journal = Journal(folder / "journal.jsonl", context.observe, guard)
         journal.commit(begin)
-        job = Job(dense.network, target.units, allocation.widths, config.prune, config.seed, measured_of(dense, target.units, statistics))
+        measured = measured_of(dense, target.units, statistics)
+        job = Job(dense.network, target.units, allocation.widths, config.prune, config.seed, measured, scores_of(scores))
         with executor_of(context, dense, data, target.units, folder) if config.prune.mode else nullcontext() as executor:
             coordinator = Coordinator(executor, journal, folder, config.scoring, config.prune.calibration_samples or 0, context.observe)
             prune_units(job, coordinator)

@@ -4,6 +4,9 @@ from pipeline.config.errors import BadInput
 from pipeline.config.settings import Config, Prune
 
 SELECTORS = {"reconstruction": ("forward", "backward", "swap"), "loss": ("stochastic", "exhaustive"), "l1": (), "l2": (), "bn": (), "random": ()}
+CRITERIA = dict.fromkeys(("tp.l1", "tp.l2", "tp.bn", "tp.fpgm", "tp.lamp"))  # of Torch-Pruning; the statistic that each reads
+CRITERIA |= {"tp.taylor": "gradient", "tp.hessian": "squared_gradient"}
+SELECTORS |= dict.fromkeys(CRITERIA, ())
 NEED_RIDGE = ("backward", "swap")
 LATER_ENGINES = dict.fromkeys(("lazy", "racing", "greedi", "learned"), "loss")
 UNSCORED = ("loss", "random")
@@ -27,8 +30,6 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
         refuse(f"prune.{key}: {value!r} is not built yet; give {' or '.join(built)}")
 
     selector = prune.selector
-    if selector.startswith("tp."):
-        later("selector", selector, SELECTORS)
     if selector not in SELECTORS:
         refuse(f"prune.selector: {selector!r} is unknown; give one of {', '.join(SELECTORS)}")
     engines = SELECTORS[selector]
@@ -61,6 +62,7 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
     if allocation == "global" and selector in UNSCORED:
         refuse(f"prune.allocation: 'global' does not go with prune.selector {selector!r}, which gives neurons no scores; set one of the two")
     measures = selector == "reconstruction" or prune.refit == "lsq" or curves == "reconstruction"
+    reads = measures or reads_gradients(prune)
     return prune.model_copy(
         update={
             "allocation": allocation,
@@ -69,7 +71,7 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
             "mode": (prune.mode or "sequential") if selector in ("reconstruction", "loss") or prune.refit == "lsq" else None,
             "engine": prune.engine or (engines[0] if engines else None),
             "reference": (prune.reference or "paper") if selector == "loss" else None,
-            "calibration_samples": (prune.calibration_samples or 2000) if measures else None,
+            "calibration_samples": (prune.calibration_samples or 2000) if reads else None,
             "ridge": (1e-2 if prune.ridge is None else prune.ridge) if measures else None,
             "candidates": prune.candidates or 50 if selector == "loss" and (prune.engine or engines[0]) == "stochastic" else None,
             "max_picks": prune.max_picks if selector == "loss" else None,
@@ -91,6 +93,11 @@ def curves_pruner(prune: Prune) -> Prune:
         return prune
     engine = prune.engine if prune.selector == "reconstruction" else "forward"
     return prune.model_copy(update={"selector": "reconstruction", "refit": "lsq", "engine": engine})
+
+
+def reads_gradients(prune: Prune) -> bool:
+    """Whether the selector scores neurons by gradients of the loss: it needs labels."""
+    return CRITERIA.get(prune.selector) is not None
 
 
 def measures_gram(prune: Prune) -> bool:

@@ -34,7 +34,7 @@ class Measured:
 class Job:
     """What is to be pruned: the dense network, its units, the widths, the pruner, the run's seed.
 
-    `measured`: None in mode sequential.
+    `measured`: None in mode sequential. `scores`: {unit: (N,)} of a criterion of Torch-Pruning, else None.
     """
 
     network: nn.Module
@@ -43,6 +43,7 @@ class Job:
     prune: Prune
     seed: int
     measured: Measured | None = None
+    scores: dict[str, torch.Tensor] | None = None
 
 
 def dense_quadratic(network: nn.Module, unit: Unit, gram: torch.Tensor) -> Quadratic:
@@ -107,6 +108,8 @@ def order(job: Job, unit: Unit, quadratic: Quadratic | None, width: int) -> list
 
 def scores(job: Job, unit: Unit) -> torch.Tensor:
     """What a scored selector gives each neuron of a unit (N,): the higher the better."""
+    if job.scores is not None:
+        return job.scores[unit.name]
     if job.prune.selector == "bn":
         return bn_scores(_batch_norm(job.network, unit).weight)
     return SCORES[job.prune.selector](job.network.get_submodule(unit.producers[-1]).weight)

@@ -39,6 +39,11 @@ def spent(lines: list[dict], prune: Prune, scoring: Scoring, units: Units, table
     return Spending(images, macs)
 
 
+def spent_on_gradients(samples: int, units: Units, network: nn.Module, images) -> Spending:
+    """Count the gradients of a criterion: per image a forward pass and a backward one of twice its cost."""
+    return Spending(samples, 3 * samples * CostTable(network, units, images).cost({}).macs if samples else 0)
+
+
 def spent_on_curves(curves: dict[str, Curve], samples: int, units: Units, table: CostTable) -> Spending:
     """Count the probes: per unit one dense forward, and for each width what lies behind the unit's first producer."""
     position = {layer.path: i for i, layer in enumerate(table.layers)}

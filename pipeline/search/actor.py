@@ -17,7 +17,14 @@ from pipeline.search.artifacts import load_choice
 from pipeline.search.question import Answer, Commit, Question
 from pipeline.search.walk import Walk
 
-STATISTICS = {"gram_dense": statistics.gram_dense, "gram": statistics.gram, "divergence": statistics.divergence, "loss": statistics.loss}
+STATISTICS = {
+    "gram_dense": statistics.gram_dense,
+    "gram": statistics.gram,
+    "divergence": statistics.divergence,
+    "loss": statistics.loss,
+    "gradient": statistics.gradient,
+    "squared_gradient": statistics.squared_gradient,
+}
 
 
 @dataclass(frozen=True)

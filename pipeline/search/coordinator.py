@@ -59,6 +59,14 @@ class Coordinator:
             _refuse_infinite(name, {"gram": value})
         return {name: torch.from_numpy(value) for name, value in answer.sums.items()}
 
+    def gradients(self, statistic: str) -> dict[str, torch.Tensor]:
+        """Mean over the calibration images of what the statistic sums of every parameter's gradient."""
+        (answer,) = self.ask(statistic, None, self.calibration_blocks())
+        for name, value in answer.sums.items():
+            if not np.isfinite(value).all():
+                raise Failed(f"parameter {name}: its gradients are not finite on the calibration images; check the weights and the images")
+        return {name: torch.from_numpy(value / answer.count) for name, value in answer.sums.items()}
+
     def losses(self, unit: str, step: int, candidates: list[int], picks: list[int]) -> np.ndarray:
         """Mean loss of each candidate on the next fresh batch."""
         start = self.calibration + self.batches * self.scoring.batch

@@ -6,7 +6,7 @@ from datetime import datetime
 WEIGHTS = {"dense": 4, "statistics": 2, "curves": 3, "search": 4, "train": 4}  # rough; the others 1
 STAGES = {
     stage: WEIGHTS.get(stage, 1)
-    for stage in ("data", "dense", "baseline", "statistics", "curves", "search", "shrink", "train", "untrained", "evaluate")
+    for stage in ("data", "dense", "baseline", "scores", "statistics", "curves", "search", "shrink", "train", "untrained", "evaluate")
 }
 GRAMS = ("gram", "gram_dense")
 

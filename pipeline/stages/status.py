@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.config.errors import BadInput
 from pipeline.config.files import read_json
-from pipeline.config.rules import follows_curves, measures_dense
+from pipeline.config.rules import CRITERIA, follows_curves, measures_dense
 from pipeline.config.settings import Prune
 from pipeline.config.yaml import parse
 from pipeline.stages.groups import GROUP, read_names, run_state
@@ -107,6 +107,7 @@ class RunStatus:
         except ValidationError:  # of a later version, or damaged
             prune = Prune()
         has = {"train": settings.get("arm") != "none", "curves": follows_curves(prune), "statistics": measures_dense(prune)}
+        has["scores"] = prune.selector in CRITERIA
         return [name for name in STAGES if has.get(name, True)]
 
     def _units_of(self, key: str) -> int | None:

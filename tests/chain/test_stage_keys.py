@@ -25,8 +25,10 @@ PRUNERS = {
     "M": {"selector": "l1", "refit": "lsq", "allocation": "marginal"},
     "O": {"selector": "bn", "refit": "none", "allocation": "marginal"},
     "G": {"selector": "l2", "refit": "lsq", "allocation": "global"},
+    "T": {"selector": "tp.taylor", "refit": "none", "allocation": "uniform"},
+    "P": {"selector": "tp.lamp", "refit": "none", "allocation": "global"},
 }
-STAGES = ("data", "dense", "baseline", "statistics", "curves", "search", "train", "untrained", "evaluate")
+STAGES = ("data", "dense", "baseline", "scores", "statistics", "curves", "search", "train", "untrained", "evaluate")
 OTHER = {  # another value for every setting; one that is refused today (not built) is named below
     "name": "other", "seed": 7, "runs_dir": "elsewhere", "device": "cpu", "arm": "reinit-epochs", "budget": {"macs": "40%"},
     "data.source": "FOLDER", "data.train": "PATH", "data.test": "PATH", "data.train_samples": 500, "data.test_samples": 500, "data.allow_schemes": ["http"],
@@ -74,13 +76,13 @@ def other_value(key, pruner):
     if key == "prune.refit":
         return "none" if PRUNERS[pruner]["refit"] == "lsq" else "lsq"
     if key == "prune.allocation":
-        return "uniform" if pruner in "MOG" else "marginal"
+        return "uniform" if pruner in "MOGP" else "marginal"
     if key == "prune.mode":
         return None if pruner in "LX" else "sequential" if pruner == "I" else "independent"
     if key == "prune.engine":
-        return {"L": "exhaustive", "X": "stochastic", "N": None, "M": None, "O": None, "G": None}.get(pruner, "forward")
-    if key == "prune.selector" and pruner in "LXG":
-        return "l1" if pruner == "G" else None  # engine and reference would belong to another selector; random has no scores
+        return {"L": "exhaustive", "X": "stochastic", "N": None, "M": None, "O": None, "G": None, "T": None, "P": None}.get(pruner, "forward")
+    if key == "prune.selector" and pruner in "LXGP":
+        return "l1" if pruner in "GP" else None  # engine and reference would belong to another selector; random has no scores
     return value
 
 

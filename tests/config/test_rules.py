@@ -74,7 +74,6 @@ def test_a_combination_that_makes_no_sense_names_both_settings(prune, two):
 
 
 @pytest.mark.parametrize("prune, key", [
-    *(({"selector": name}, "prune.selector") for name in ("tp.taylor", "tp.magnitude", "tp.hessian")),
     *(({"engine": name, "selector": "loss"}, "prune.engine") for name in ("lazy", "racing")),
     *(({"reference": name, "selector": "loss"}, "prune.reference") for name in ("official", "official-fixed")),
     ({"refit": "affine"}, "prune.refit"),
@@ -101,7 +100,7 @@ def test_every_budget_kind_of_the_contract_is_known_and_five_are_built():
 
 
 @pytest.mark.parametrize("prune, word", [
-    ({"selector": "recon"}, "reconstruction, loss, l1, l2, bn, random"), ({"engine": "forwards"}, "give one of forward"),
+    ({"selector": "recon"}, "reconstruction, loss, l1, l2, bn, random, tp.l1"), ({"selector": "tp.magnitude"}, "tp.taylor, tp.hessian"), ({"engine": "forwards"}, "give one of forward"),
     ({"selector": "loss", "engine": "stochastik"}, "stochastic, exhaustive"), ({"selector": "l1", "engine": "x"}, "give one of null"),
     ({"selector": "loss", "reference": "papers"}, "give one of paper"),
 ])
@@ -151,6 +150,7 @@ def test_a_global_allocation_needs_scores(selector):
     ({"selector": "l1", "allocation": "global"}, True, False),
     ({"selector": "l1", "refit": "none", "allocation": "marginal"}, True, False),
     ({"selector": "l1", "refit": "none", "allocation": "marginal", "curves": "reconstruction"}, True, True),
+    ({"selector": "tp.taylor", "refit": "none", "allocation": "marginal"}, True, False),
 ])
 def test_which_curves_are_followed_and_which_read_the_gram_matrices(prune, follows, gram):
     found = config(prune).prune
@@ -170,8 +170,8 @@ def test_only_a_reconstruction_without_refit_warns():
 
 def test_the_python_door_resolves_by_the_same_rules():
     assert resolve_prune(Prune(selector="l1", refit="none"), "prune()", "macs") == config({"selector": "l1", "refit": "none"}).prune
-    with pytest.raises(BadInput, match=r"prune\(\): prune.selector: 'tp.taylor' is not built yet"):
-        resolve_prune(Prune(selector="tp.taylor"), "prune()", "macs")
+    with pytest.raises(BadInput, match=r"prune\(\): prune.selector: 'tp.magnitude' is unknown"):
+        resolve_prune(Prune(selector="tp.magnitude"), "prune()", "macs")
 
 
 @pytest.mark.parametrize("engine", ["backward", "swap"])
@@ -179,3 +179,10 @@ def test_an_engine_that_inverts_the_gram_matrix_needs_a_ridge(engine):
     message = refusal({"engine": engine, "ridge": 0})
     assert "prune.ridge: 0" in message and engine in message and "1e-2" in message
     assert config({"engine": engine, "ridge": 1e-6}).prune.engine == engine
+
+
+@pytest.mark.parametrize("selector, images", [("tp.l1", None), ("tp.lamp", None), ("tp.taylor", 2000), ("tp.hessian", 2000)])
+def test_only_criteria_of_gradients_read_images_where_nothing_is_refitted(selector, images):
+    found = config({"selector": selector, "refit": "none", "allocation": "uniform"}).prune
+    assert (found.calibration_samples, found.ridge, found.mode) == (images, None, None)
+    assert config({"selector": selector}).prune.calibration_samples == 2000

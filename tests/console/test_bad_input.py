@@ -49,7 +49,7 @@ def half_written(runs: Path) -> list[Path]:
     (["prune.engine=stochastic"], ["prune.engine", "prune.selector"]),
     (["prune.reference=paper"], ["prune.reference", "prune.selector"]),
     (["prune.selector=loss", "prune.mode=independent"], ["prune.mode", "prune.selector"]),
-    (["prune.selector=tp.taylor"], ["prune.selector", "not built"]),
+    (["prune.selector=tp.magnitude"], ["prune.selector", "tp.taylor"]),
     (["prune.engine=swap", "prune.ridge=0"], ["prune.ridge: 0", "swap", "above 0"]),
     (["prune.refit=affine"], ["prune.refit", "not built"]),
     (["prune.allocation=tolerance"], ["prune.allocation", "not built"]),

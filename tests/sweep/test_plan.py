@@ -67,10 +67,10 @@ def test_a_run_of_a_sweep_is_the_run_that_its_settings_name(config):
     ("sweep", "found"),
     [
         ("{budget: [{prunable_macs: 50%}, {prunable_macs: 0.1%}]}", r"budget.*\(in the combination budget=\{'prunable_macs': '?0.1%'?\}\)"),
-        ("{prune.selector: [l1, tp.l2]}", r"prune\.selector.*tp\.l2.*\(in the combination prune\.selector=tp\.l2\)"),
+        ("{prune.selector: [l1, tp.l3]}", r"prune\.selector.*tp\.l3.*\(in the combination prune\.selector=tp\.l3\)"),
         ("{arm: [none], prune.refit: [lsq, lsqq]}", r"prune\.refit.*lsqq.*\(in the combination arm=none, prune\.refit=lsqq\)"),
         ("{network.model: ['pipeline.networks.small:tiny', 'pipeline.networks.small:tinny']}", r"tinny.*in the combination"),
-        ("{arm: [none, finetune], prune.selector: [tp.l2]}", r"prune\.selector: 'tp.l2' is not built yet[^(]*$"),
+        ("{arm: [none, finetune], prune.selector: [tp.l3]}", r"prune\.selector: 'tp.l3' is unknown[^(]*$"),
         ("{name: [one, two]}", r"name: a group has one name; take name out of sweep"),
         ("{arm: none}", r"sweep: must map each key to a list"),
         ("{arm: []}", r"sweep: must map each key to a list"),

@@ -1,0 +1,52 @@
+"""Torch-Pruning's own criteria, asked through that library what each neuron of our units is worth."""
+
+import copy
+
+import torch
+from torch import nn
+
+from pipeline.config.errors import BadInput
+from pipeline.networks.units import Unit, Units
+
+
+def criterion_scores(selector: str, network: nn.Module, units: Units, images: torch.Tensor, gradients: dict | None) -> dict[str, torch.Tensor]:
+    """What `tp.<criterion>` with the library's own defaults gives each neuron: {unit: (N,) float64}, the higher the better.
+
+    `images` (1, C, S, S): what its graph is traced with. `gradients`: {parameter: mean} of the loss for `tp.taylor`, of the
+    squared loss gradients of single images for `tp.hessian`, else None. Raises BadInput naming a unit that it gives no score.
+    """
+    import torch_pruning as library  # loaded for these selectors alone
+
+    network = copy.deepcopy(network).requires_grad_(True).eval()
+    criterion = _criteria(library)[selector]()
+    graph = library.DependencyGraph().build_dependency(network, example_inputs=images)
+    for name, parameter in network.named_parameters():
+        parameter.grad = None if gradients is None else gradients[name].to(parameter)
+    if selector == "tp.hessian":  # it squares what it is shown, so it is shown once the root of the mean square
+        for parameter in network.parameters():
+            parameter.grad.sqrt_()
+        criterion.accumulate_grad(network)
+    return {unit.name: _score(library, graph, network, criterion, unit, selector) for unit in units.units.values()}
+
+
+def _criteria(library) -> dict:
+    importance = library.pruner.importance
+    return {
+        "tp.l1": lambda: importance.GroupMagnitudeImportance(p=1),
+        "tp.l2": lambda: importance.GroupMagnitudeImportance(p=2),
+        "tp.bn": importance.BNScaleImportance,
+        "tp.taylor": importance.GroupTaylorImportance,
+        "tp.hessian": importance.GroupHessianImportance,
+        "tp.fpgm": importance.FPGMImportance,
+        "tp.lamp": importance.LAMPImportance,
+    }
+
+
+def _score(library, graph, network, criterion, unit: Unit, selector: str) -> torch.Tensor:
+    producer = network.get_submodule(unit.producers[-1])
+    cut = library.prune_linear_out_channels if isinstance(producer, nn.Linear) else library.prune_conv_out_channels
+    found = criterion(graph.get_pruning_group(producer, cut, idxs=list(range(unit.width))))
+    if found is None or not torch.isfinite(found).all():
+        what = "no score" if found is None else "scores that are not finite"
+        raise BadInput(f"unit {unit.name}: prune.selector {selector!r} gives it {what}; choose another selector")
+    return found.detach().double().cpu()
