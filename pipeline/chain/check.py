@@ -13,7 +13,8 @@ from pipeline.chain.normalise import scores_settings, statistics_settings
 from pipeline.chain.plan import Sweep
 from pipeline.chain.sources import Dense, data_stage, dense_stage, open_dense, origin_of, plan_of, untrained
 from pipeline.chain.summary import budget_table
-from pipeline.chain.target import find_target
+from pipeline.chain.target import Target, find_target, target_of, units_and_cost
+from pipeline.config.rules import measures_gram
 from pipeline.config.settings import Config
 from pipeline.data.images import normalise
 from pipeline.data.prepare import Origin, open_splits
@@ -97,7 +98,7 @@ def _gate(context, dense, test, source, say) -> None:
 def _estimate(context, dense, target, samples, say) -> None:
     """Time of each stage from one timed forward pass, memory of the walk, disk of the shards; all of them estimates."""
     prune = context.config.prune
-    seconds = _seconds(context.config, dense, target, samples)
+    seconds = _seconds(context.config, _forward(dense), target, samples)
     widest = max(unit.width * unit.columns for unit in target.units.units.values())
     held = _held_per_image(dense, target.units) * (prune.calibration_samples or 0) * 2 if prune.mode == "sequential" else 0
     limit = context.config.scoring.memory_limit * GIB
@@ -109,14 +110,19 @@ def _estimate(context, dense, target, samples, say) -> None:
     say(f"estimate: about {total:.1f} minutes, {memory:.1f} GiB of memory, {disk / GIB:.2f} GiB of disk ({free:.0f} free)")
 
 
-def _seconds(config: Config, dense: Dense, target, samples) -> dict[str, float]:
-    """Estimated seconds of every stage that takes long, on one core of this machine."""
+def _forward(dense: Dense) -> float:
+    """Seconds per image of a dense forward pass, on one core of this machine."""
     images = example_images(dense.preprocess.in_chans, dense.preprocess.img_size, 16)
     with torch.inference_mode():
         dense.network(images)
         began = time.perf_counter()
         dense.network(images)
-    forward, prune = (time.perf_counter() - began) / len(images), config.prune
+    return (time.perf_counter() - began) / len(images)
+
+
+def _seconds(config: Config, forward: float, target: Target, samples) -> dict[str, float]:
+    """Estimated seconds of every stage that takes long, from those of one image's forward pass."""
+    prune = config.prune
     widths = target.guessed().widths
     share = target.table.cost(widths).macs / target.table.cost({}).macs
     rates = 1 + len(config.train.lr_search or ())
@@ -145,11 +151,15 @@ def check_sweep(sweep: Sweep, say) -> None:
     say(f"sweep: {len(sweep.runs)} runs in {sweep.folder}; stage: times computed for runs that need it")
     for name, (runs, times) in sweep.shared().items():
         say(f"  {name:<11}{times:>4} for {runs}")
-    found, total = set(), 0.0
+    found, total, known = set(), 0.0, {}
     for run in sweep.runs:
-        context = Context(run.config, Store(Path(run.config.runs_dir), device_of(run.config)), lambda event: None)
-        dense, _ = _dense(context, plan_of(context))
-        seconds = _seconds(run.config, dense, find_target(context, dense), preview(run.config.data, origin_of(run.config)))
+        place = (run.stages["dense"], measures_gram(run.config.prune), run.config.scoring.gram_limit)
+        if place not in known:
+            context = Context(run.config, Store(Path(run.config.runs_dir), device_of(run.config)), lambda event: None)
+            dense, _ = _dense(context, plan_of(context))
+            known[place] = _forward(dense), units_and_cost(context, dense), preview(run.config.data, origin_of(run.config))
+        forward, parts, samples = known[place]
+        seconds = _seconds(run.config, forward, target_of(run.config, *parts), samples)
         total += sum(value for name, value in seconds.items() if (name, run.stages.get(name)) not in found)
         found |= set(run.stages.items())
     say(f"estimate: about {total / 3600:.2f} core hours, on as many cores as trials hold")

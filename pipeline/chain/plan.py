@@ -16,10 +16,11 @@ from pipeline.chain.normalise import (
 )
 from pipeline.chain.run import run_hash, run_inputs
 from pipeline.chain.sources import plan_of, unseen
-from pipeline.chain.target import find_target
+from pipeline.chain.target import target_of, units_and_cost
 from pipeline.config.digests import digest
 from pipeline.config.errors import BadInput
 from pipeline.config.load import check_plain, combine, read_plain, swept_keys
+from pipeline.config.rules import measures_gram
 from pipeline.config.settings import Config
 from pipeline.stages.runs import run_folder
 from pipeline.stages.store import Store
@@ -115,10 +116,18 @@ def _widths(config: Config, known: dict) -> dict[str, int]:
     `known` keeps those of equal settings."""
     place = digest([config.network.model_dump(), config.prune.model_dump(), config.budget, config.scoring.gram_limit, config.device])
     if place not in known:
+        target = target_of(config, *_parts(config, known))
+        known[place] = target.sharing.widths(None).widths if config.prune.allocation == "uniform" else {}
+    return known[place]
+
+
+def _parts(config: Config, known: dict) -> tuple:
+    """(units, cost table) of a run's network, the same for all pruners that read as much of it."""
+    place = digest(["parts", config.network.model_dump(), config.prune.units, measures_gram(config.prune), config.scoring.gram_limit, config.device])
+    if place not in known:
         context = Context(config, Store(Path(config.runs_dir), device_of(config)), lambda event: None)
         plan_of(context)
-        target = find_target(context, unseen(context))
-        known[place] = target.sharing.widths(None).widths if config.prune.allocation == "uniform" else {}
+        known[place] = units_and_cost(context, unseen(context))
     return known[place]
 
 

@@ -8,7 +8,7 @@ from pipeline.chain.context import Context
 from pipeline.chain.sources import Dense
 from pipeline.config.errors import BadInput
 from pipeline.config.rules import measures_gram
-from pipeline.config.settings import budget_target
+from pipeline.config.settings import Config, budget_target
 from pipeline.networks.cost import CostTable
 from pipeline.networks.saved import example_images
 from pipeline.networks.units import Units, find_units, without_large
@@ -35,10 +35,14 @@ class Target:
 
 def find_target(context: Context, dense: Dense) -> Target:
     """Units, cost and budget; raises BadInput when it is out of reach."""
-    units, table = units_and_cost(context, dense)
-    ((kind, target),) = context.config.budget.items()
+    return target_of(context.config, *units_and_cost(context, dense))
+
+
+def target_of(config: Config, units: Units, table: CostTable) -> Target:
+    """The target of a config whose units and costs are known; raises BadInput when the budget is out of reach."""
+    ((kind, target),) = config.budget.items()
     widths = {name: unit.width for name, unit in units.units.items()}
-    sharing = Sharing(Budget(kind, budget_target(kind, target)), table, widths, context.config.prune.allocation, context.config.prune.round_to)
+    sharing = Sharing(Budget(kind, budget_target(kind, target)), table, widths, config.prune.allocation, config.prune.round_to)
     sharing.check()
     return Target(units, table, sharing)
 
