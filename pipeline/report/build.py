@@ -6,6 +6,7 @@ from pipeline.config.errors import BadInput
 from pipeline.config.files import replacing
 from pipeline.report.canvas import standalone
 from pipeline.report.figures.accuracy import draw_accuracy, draw_arms
+from pipeline.report.figures.comparison import draw_comparison
 from pipeline.report.figures.cost import draw_cost, draw_latency
 from pipeline.report.figures.search import draw_paths, draw_widths
 from pipeline.report.pages import Content, html_page, latex_tables, markdown_page
@@ -35,6 +36,7 @@ def build_report(paths: list[Path], out: Path) -> Path:
 def figures_of(section: Section, prefix: str) -> list:
     return [
         draw_accuracy(section, f"{prefix}-accuracy"),
+        draw_comparison(section, f"{prefix}-comparison"),
         draw_arms(section, f"{prefix}-arms"),
         *draw_paths(section, prefix),
         draw_widths(section, f"{prefix}-widths"),

@@ -8,9 +8,11 @@ import jinja2
 from markupsafe import Markup
 
 from pipeline.report import canvas, overview
+from pipeline.report.comparison import differences, ours_of, role_of
 from pipeline.report.escape import fenced, latex, markdown, printable
 from pipeline.report.figures import Figure
 from pipeline.report.runs import Collection
+from pipeline.report.spread import Spread
 from pipeline.report.table import Cell, Section
 from pipeline.report.variants import amount, arm_of, budget_name, budget_of, count, pruner_of
 
@@ -60,6 +62,7 @@ def _context(content: Content) -> dict:
         "spending": overview.spending, "notes": overview.notes, "caution": overview.caution, "number": overview.number, "moments": moments,
         "value": value, "detail": detail, "best": best, "amount": amount, "count": count, "arm_of": arm_of, "pruner_of": pruner_of,
         "budget_of": budget_of, "budget_name": budget_name, "raw": Markup,
+        "differences": differences, "ours_of": ours_of, "role_of": role_of, "signed": signed,
     }  # fmt: skip
 
 
@@ -83,6 +86,12 @@ def detail(cell: Cell) -> list[str]:
         return []
     words = [f"n = {spread.n}" + (f", {cell.holes}" if cell.holes else "")]
     return words + (["{:.2f} to {:.2f}".format(*spread.interval)] if spread.interval else [])
+
+
+def signed(spread: Spread) -> str:
+    """A difference with its sign and, where there are several, its interval."""
+    interval = " ({:+.2f} to {:+.2f})".format(*spread.interval) if spread.interval else ""
+    return f"{spread.mean:+.2f}{interval}"
 
 
 def best(section: Section, table, place: int) -> float | None:

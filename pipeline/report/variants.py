@@ -95,7 +95,7 @@ def names_of(variants, name) -> dict[Variant, str]:
 
 
 def _differing(variant: Variant, others: list[Variant]) -> str:
-    names = sorted({name for other in others for name, _ in set(other) ^ set(variant)})
+    names = _telling(sorted({name for other in others for name, _ in set(other) ^ set(variant)}), others)
     words = []
     for name in names:
         value = value_of(variant, name)
@@ -103,6 +103,16 @@ def _differing(variant: Variant, others: list[Variant]) -> str:
         plain = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         words.append(plain if last in PRUNER and value is not None else f"{last if section in PLAIN else name} {plain}")
     return "".join(f", {word}" for word in words)
+
+
+def _telling(names: list[str], others: list[Variant]) -> list[str]:
+    """The settings without those that only come with another: one value or none, and the rest tells all apart as well."""
+    for name in list(names):
+        rest = [other for other in names if other != name]
+        alone = len({text for variant in others for setting, text in variant if setting == name}) == 1
+        if alone and len({tuple(dict(variant).get(other) for other in rest) for variant in others}) == len(others):
+            names = rest
+    return names
 
 
 def budget_name(kind: str, target: float) -> str:

@@ -53,7 +53,7 @@ def test_the_report_holds_the_files_of_the_contract_and_its_figures_are_sound(ru
     files = files_of(tmp_path / "out")
     figures = {name for name in files if name.startswith("figures/")}
     assert set(files) == FILES | figures
-    assert figures == {f"figures/net0-{name}.svg" for name in ("accuracy", "arms", "path-0", "widths", "latency", "cost")}
+    assert figures == {f"figures/net0-{name}.svg" for name in ("accuracy", "comparison", "arms", "path-0", "widths", "latency", "cost")}
     for name in figures:
         root = ElementTree.fromstring(files[name])
         assert not [element for element in root.iter() if "style" in element.attrib], "a strict policy refuses style attributes"

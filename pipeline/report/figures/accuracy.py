@@ -16,7 +16,7 @@ def draw_accuracy(section: Section, name: str) -> Figure:
     moments |= {arm_name: (lambda row, arm=arm: row.arm(arm)) for arm, arm_name in section.arms.items()}
     panels = {}
     for moment, cell in moments.items():
-        lines = {pruner: _line(section, pruner, cell) for pruner in section.pruners}
+        lines = {pruner: line_of(section, pruner, cell) for pruner in section.pruners}
         if any(lines.values()):
             panels[moment] = lines
     rows = math.ceil(len(panels) / 2)
@@ -41,7 +41,7 @@ def draw_accuracy(section: Section, name: str) -> Figure:
     return Figure(name, title, caption, canvas.draw(paint, rows, min(2, len(panels)), height, name, title))
 
 
-def _line(section: Section, pruner, cell) -> list[tuple[float, float, float | None]]:
+def line_of(section: Section, pruner, cell) -> list[tuple[float, float, float | None]]:
     """(share of MACs, mean, deviation) of each budget, from few MACs to many."""
     points = []
     for table in section.tables:
