@@ -31,11 +31,13 @@ def draw_comparison(section: Section, name: str) -> Figure:
             behind = [] if role == ROLES[0] else roles[ROLES[0]]
             for pruner in (*behind, *roles[role]):
                 number = selectors.index(value_of(pruner, "prune.selector"))
-                colour = canvas.LIGHT["grid"] if pruner in behind else canvas.colour(number)
                 dashes = DASHES.get(value_of(pruner, "prune.allocation"), (0, (4, 2)))
                 if points := lines[moment][pruner]:
                     x, y, spread = zip(*points)
-                    style = {"color": colour, "marker": canvas.marker(number), "linestyle": dashes, "zorder": 1 if pruner in behind else 2}
+                    if pruner in behind:
+                        axis.plot(x, y, color=canvas.LIGHT["muted"], linestyle=dashes, linewidth=1, zorder=1)
+                        continue
+                    style = {"color": canvas.colour(number), "marker": canvas.marker(number), "linestyle": dashes, "zorder": 2}
                     axis.errorbar(x, y, yerr=[value or 0 for value in spread] if any(spread) else None, **style)
             if place < len(roles):
                 axis.set_title(role)
