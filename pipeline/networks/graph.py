@@ -13,14 +13,14 @@ from pipeline.config.errors import UnsupportedModule
 
 
 class _Tracer(fx.Tracer):
-    """Keeps batch norms, pools and timm's untraceable modules whole; remembers where it is for error messages."""
+    """Keeps batch norms, pools, linear layers and timm's untraceable modules whole; remembers where it is for error messages."""
 
     def __init__(self):
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
         self.place = ""
 
     def is_leaf_module(self, module, path):
-        whole = (_BatchNorm, SelectAdaptivePool2d, *get_notrace_modules())
+        whole = (_BatchNorm, nn.Linear, SelectAdaptivePool2d, *get_notrace_modules())
         return isinstance(module, whole) or super().is_leaf_module(module, path)
 
     def call_module(self, module, forward, args, kwargs):
