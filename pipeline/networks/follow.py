@@ -14,7 +14,7 @@ from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 from torch.nn import functional
 
-from pipeline.networks.graph import Graph
+from pipeline.networks.graph import Graph, pool_up
 from pipeline.networks.groups import Flow, Group, add, multiply
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Mish)
@@ -25,7 +25,7 @@ LINEARS = (nn.Linear, CastingLinear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
 ACTIVATION_FUNCTIONS = {functional.relu, functional.relu6, functional.gelu, functional.silu, functional.hardswish}
 ACTIVATION_FUNCTIONS |= {functional.hardsigmoid, torch.relu, torch.sigmoid, torch.tanh, "relu", "sigmoid", "sigmoid_", "tanh"}
-POOL_FUNCTIONS = {functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d}
+POOL_FUNCTIONS = {pool_up, functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d}
 NEUTRAL_FUNCTIONS = {functional.dropout, "contiguous"}
 FLATTENS = {torch.flatten, "flatten"}
 ADDS = {operator.add, torch.add, operator.iadd}

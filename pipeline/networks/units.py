@@ -76,7 +76,7 @@ def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
     groups, flows = follow(network, graph)
     units, left = {}, {}
     for group in groups:
-        if (reason := _reason(group)) is not None:
+        if (reason := _reason(group, groups)) is not None:
             left[group.name] = reason
             continue
         if group.unsupported:
@@ -102,7 +102,7 @@ def _unit(graph: Graph, flows: dict, group: Group) -> Unit:
     return Unit(group.name, "hidden", group.width, *writers, consumers, squeezes, tuple(group.excites), hold, carriers, behind)
 
 
-def _reason(group: Group) -> str | None:
+def _reason(group: Group, groups: list[Group]) -> str | None:
     """Why these channels are no hidden unit, or None if they are."""
     if group.end:
         return f"the network's {group.end}"
@@ -112,13 +112,20 @@ def _reason(group: Group) -> str | None:
         return f"written by {group.unsupported[0][1]}"
     if group.joins:
         return f"stream: {len(group.producers)} layers write it, joined at {group.joins[0]}"
-    if not group.consumers:
-        return "nothing reads it linearly" if not group.unsupported else None
-    if not group.active:
-        return "stream: no activation lies between its producer and its consumer"
+    if not _is_activated(group, groups):
+        touched = f"; {group.unsupported[0][1]} at {group.unsupported[0][0]} acts on it" if group.unsupported else ""
+        return f"stream: no activation lies between its producer and its consumer{touched}"
+    if not group.consumers and not group.unsupported:
+        return "nothing reads it linearly"
     if len(group.consumers) > 1:
         return f"read by {len(group.consumers)} layers ({', '.join(path for path, *_ in group.consumers)}); several consumers are not built yet"
     return None
+
+
+def _is_activated(group: Group, groups: list[Group]) -> bool:
+    """Whether an activation acts on the channels, also where something unsupported came in between."""
+    made = [other for other in groups if group in other.sources and not other.joins]
+    return group.active or any(_is_activated(other, groups) for other in made)
 
 
 def _refuse_carried(graph: Graph, flows: dict, unit: str, cut: int) -> None:
