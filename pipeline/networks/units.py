@@ -76,6 +76,8 @@ def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
     groups, flows = follow(network, graph)
     units, left = {}, {}
     for group in groups:
+        if not (group.producers or group.end):
+            continue  # what an unsupported step made of other channels: those are named
         if (reason := _reason(group, groups)) is not None:
             left[group.name] = reason
             continue
@@ -84,7 +86,8 @@ def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
             raise UnsupportedModule(f"{path}: {what} acts on unit {group.name} and is not supported; this network cannot be pruned safely")
         units[group.name] = _unit(graph, flows, group)
     if not units:
-        raise UnsupportedModule(f"{type(network).__name__}: has no hidden unit; what was found: {left or 'no layers'}")
+        found = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[-3:]) or "no layers"
+        raise UnsupportedModule(f"{type(network).__name__}: has no hidden unit; what was found last: {found}")
     return Units(graph, dict(sorted(units.items(), key=lambda item: item[1].hold)), left)
 
 
@@ -108,8 +111,6 @@ def _reason(group: Group, groups: list[Group]) -> str | None:
         return f"the network's {group.end}"
     if group.inside:
         return f"inside the squeeze-excite of {group.inside}"
-    if not group.producers:
-        return f"written by {group.unsupported[0][1]}"
     if group.joins:
         return f"stream: {len(group.producers)} layers write it, joined at {group.joins[0]}"
     if not _is_activated(group, groups):
@@ -117,8 +118,6 @@ def _reason(group: Group, groups: list[Group]) -> str | None:
         return f"stream: no activation lies between its producer and its consumer{touched}"
     if not group.consumers and not group.unsupported:
         return "nothing reads it linearly"
-    if len(group.consumers) > 1:
-        return f"read by {len(group.consumers)} layers ({', '.join(path for path, *_ in group.consumers)}); several consumers are not built yet"
     return None
 
 

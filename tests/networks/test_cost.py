@@ -22,6 +22,7 @@ FAMILIES = {
     "vgg": (samples.Vgg, (3, 16)),
     "residual": (samples.Residual, (3, 16)),
     "squeezed": (samples.Squeezed, (3, 16)),
+    "branched": (samples.Branched, (3, 16)),
     "mobilenetv3_small_050 at 64": (lambda: timm.create_model("mobilenetv3_small_050", num_classes=7), (3, 64)),
 }
 

@@ -16,7 +16,7 @@ from pipeline.config.errors import BadInput, UnsupportedModule
 from pipeline.config.files import read_json, write_json
 from pipeline.networks.gates import FOLDING_LIMIT, folding_difference, gated
 from pipeline.networks.saved import arch_of, load_pruned, save_pruned, shrunk_to
-from pipeline.networks.shrink import Choice, apply_choice, consumer_columns
+from pipeline.networks.shrink import Choice, apply_choice, reader_columns
 from pipeline.networks.small import mobilenetv2_28, tiny
 from pipeline.networks.units import find_units
 from pipeline.networks.zoo import Blueprint
@@ -35,6 +35,7 @@ FAMILIES = {
     "vgg": (samples.Vgg, (3, 16)),
     "residual": (samples.Residual, (3, 16)),
     "squeezed": (samples.Squeezed, (3, 16)),
+    "branched": (samples.Branched, (3, 16)),
     "mobilenetv3_small_050 at 64": (lambda: timm.create_model("mobilenetv3_small_050", num_classes=7), (3, 64)),
 }
 
@@ -45,13 +46,14 @@ def random_choices(network, units, seed=0) -> dict[str, Choice]:
     for number, unit in enumerate(units.units.values()):
         count = int(torch.randint(1, unit.width + 1, (), generator=generator))
         kept = tuple(torch.randperm(unit.width, generator=generator)[:count].tolist())
-        coefficients = weight = None
+        coefficients, weights = None, [None]
         if (number + seed) % 3 == 1:
             coefficients = torch.rand(count, generator=generator, dtype=torch.float64) * 3
         if (number + seed) % 3 == 2:
-            rows = consumer_columns(network, unit)
-            weight = torch.randn(len(rows), count * unit.columns, generator=generator).to(rows) * rows.std()
-        choices[unit.name] = Choice(kept, coefficients, weight)
+            given = [reader_columns(network, reader) for reader in unit.consumers]
+            shapes = [(len(rows), count * reader.columns) for rows, reader in zip(given, unit.consumers)]
+            weights = [torch.randn(*shape, generator=generator).to(rows) * rows.std() for rows, shape in zip(given, shapes)]
+        choices[unit.name] = Choice(kept, coefficients, weights[0], tuple(weights[1:]))
     return choices
 
 

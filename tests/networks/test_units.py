@@ -87,11 +87,11 @@ def test_units_of_a_network_written_with_functions_and_a_shared_relu():
     assert units.left["shortcut"].startswith("the network's output") is False
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2_050", "tf_efficientnet_lite0", "resnet18", "resnet50", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", ["mobilenetv2_050", "tf_efficientnet_lite0", "resnet18", "resnet50", "mobilenetv3_small_050", "deit_tiny_patch16_224", "convnext_atto"])
 def test_every_layer_is_in_a_unit_or_left_with_a_reason(name):
     network = timm.create_model(name).eval()
     units, (groups, _) = find_units(network), follow(network, Graph(network))
-    assert {group.name for group in groups} == set(units.units) | set(units.left)
+    assert {group.name for group in groups if group.producers or group.end} == set(units.units) | set(units.left)
     assert all(reason.strip() for reason in units.left.values())
     layers = {path for path, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d))}
     assert layers == {path for group in groups for path in (*group.producers, *group.followers, *group.excites)}
@@ -268,15 +268,16 @@ def test_timms_global_pools_end_maps_in_vectors(kind):
     assert consumers(_pooled_by(kind)) == {"conv1": (8, "fc", 1)}
 
 
-def test_a_unit_that_many_layers_read_is_left():
-    def forward(net, x):
-        y = torch.relu(net.a(x))
-        return net.b(y) + net.d(torch.relu(net.c(y)))
-
-    network = Stripped(forward, a=conv(3, 8), b=conv(8, 4), c=conv(8, 6), d=conv(6, 4))
-    units = find_units(network.eval())
-    assert list(units.units) == ["c"]
-    assert units.left["a"] == "read by 2 layers (b, c); several consumers are not built yet"
+def test_a_unit_may_be_read_by_several_layers():
+    units = find_units(samples.Branched().eval()).units
+    assert {name: [(reader.path, reader.columns) for reader in unit.consumers] for name, unit in units.items()} == {
+        "stem": [("a", 9), ("shortcut", 1)],
+        "a": [("b", 9)],
+        "head": [("one", 1), ("two", 1), ("three", 1)],
+    }
+    stem = units["stem"]
+    assert (stem.columns, stem.hold, len(stem.carriers)) == (10, stem.consumers[0].cut, 1)
+    assert stem.hold < units["a"].hold < stem.consumers[1].cut  # the other branch is pruned in between
 
 
 @pytest.mark.parametrize("end", [

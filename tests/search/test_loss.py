@@ -13,7 +13,7 @@ from torch.nn import functional
 from pipeline.config.digests import draw
 from pipeline.config.errors import Failed
 from pipeline.networks.small import tiny
-from tests.networks.samples import Residual, Squeezed, Vgg, shaken
+from tests.networks.samples import Branched, Residual, Squeezed, Vgg, shaken
 from tests.search.benches import Awkward, Pointwise, Samples, bench, in_place, samples, search
 
 NOISE = 1e-9  # both sides compute in float64
@@ -91,6 +91,7 @@ VGG = [("features.0", "features.4", 8), ("features.4", "features.8", 12), ("feat
 POINTWISE = [("a", "b", 6), ("b", "c", 5), ("c", "d", 7), ("d", "e", 8)]
 AWKWARD = [("a", "b", 8), ("c", "d", 6), ("d", "e", 4), ("e", "f", 9), ("fc1", "fc2", 7)]
 SQUEEZED = [("stem", "se.reduce project", 8), ("a", "reduce b", 10)]
+BRANCHED = [("stem", "a shortcut", 8), ("a", "b", 6), ("head", "one two three", 7)]
 IN_PLACE = [("body.first", "body.second", 10), ("body.expand", "body.project", 14)]
 EXAMPLES = {
     "tiny": (lambda: tiny(num_classes=5), TINY, (6, 5, 7), samples(64, 1, 28, 5, 8, torch.float64)),
@@ -99,6 +100,7 @@ EXAMPLES = {
     "pointwise": (Pointwise, POINTWISE, (3, 3, 3, 3), samples(30, 2, 12, 3, 8, torch.float64)),
     "in place": (in_place, IN_PLACE, (4, 5), samples(30, 3, 16, 4, 8, torch.float64)),
     "squeezed": (Squeezed, SQUEEZED, (3, 4), samples(30, 3, 16, 4, 8, torch.float64)),
+    "branched": (Branched, BRANCHED, (3, 3, 4), samples(30, 3, 16, 4, 8, torch.float64)),
     "awkward": (Awkward, AWKWARD, (3, 3, 2, 3, 3), samples(30, 2, 12, 3, 8, torch.float64)),
 }
 

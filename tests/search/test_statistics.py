@@ -11,13 +11,13 @@ from torch.nn import functional
 
 from pipeline.config.digests import draw
 from pipeline.config.errors import Failed
-from pipeline.networks.shrink import Choice, apply_choice, consumer_columns, neuron_columns
+from pipeline.networks.shrink import Choice, apply_choice, consumer_columns, neuron_columns, reader_columns
 from pipeline.networks.small import tiny
 from pipeline.networks.units import find_units
 from pipeline.search.actor import Actor
 from pipeline.search.artifacts import load_choice
 from pipeline.search.question import Answer, Commit, Question, add, blocks
-from tests.networks.samples import Residual, Squeezed, Vgg, shaken
+from tests.networks.samples import Branched, Residual, Squeezed, Vgg, shaken
 from tests.search.benches import Awkward, Carried, Pointwise, bench, coordinator, in_place, samples, search
 
 NETWORKS = {
@@ -29,6 +29,7 @@ NETWORKS = {
     "carried": (Carried, 2, 12),
     "in place": (in_place, 3, 16),
     "squeezed": (Squeezed, 3, 16),
+    "branched": (Branched, 3, 16),
 }
 
 
@@ -64,15 +65,24 @@ def sums(inputs, wanted) -> dict[str, np.ndarray]:
     return {"gram": inputs.T @ inputs, "cross": wanted.T @ inputs, "total": (wanted**2).sum()}
 
 
+def sums_of_all(unit, read_in, wanted_in, images) -> dict[str, np.ndarray]:
+    """The sums of every consumer of a unit, by name: those behind the first are numbered."""
+    found = {}
+    for i, reader in enumerate(unit.consumers):
+        (inputs, _), (_, wanted) = seen_by(read_in, reader.path, images), seen_by(wanted_in, reader.path, images)
+        found |= {f"{name}/{i}" if i else name: value for name, value in sums(inputs, wanted).items()}
+    return found
+
+
 def choices_for(network, units, seed=0) -> dict[str, Choice]:
     """Half the neurons of each unit: in turn re-fitted, with coefficients, as they are."""
     generator, choices = torch.Generator().manual_seed(seed), {}
     for number, unit in enumerate(units.units.values()):
         kept = tuple(torch.randperm(unit.width, generator=generator)[: unit.width // 2].tolist())
-        columns = consumer_columns(network, unit)
-        weight = torch.randn(len(columns), len(kept) * unit.columns, generator=generator).to(columns) * columns.std()
+        given = [(reader_columns(network, reader), len(kept) * reader.columns) for reader in unit.consumers]
+        weight, *further = (torch.randn(len(rows), columns, generator=generator).to(rows) * rows.std() for rows, columns in given)
         coefficients = torch.rand(len(kept), generator=generator, dtype=torch.float64) + 0.5
-        choices[unit.name] = (Choice(kept, weight=weight), Choice(kept, coefficients), Choice(kept))[number % 3]
+        choices[unit.name] = (Choice(kept, weight=weight, further=tuple(further)), Choice(kept, coefficients), Choice(kept))[number % 3]
     return choices
 
 
@@ -90,9 +100,7 @@ def test_the_walks_sums_are_those_of_the_really_shrunk_network(name, tmp_path):
     asking, shrunk, choices = coordinator(given, calibration=21), copy.deepcopy(network), choices_for(network, given.units)
     for unit in given.units.units.values():
         (answer,) = asking.ask("gram", unit.name, asking.calibration_blocks())
-        inputs, _ = seen_by(shrunk, unit.consumer, stream.images)
-        _, wanted = seen_by(network, unit.consumer, stream.images)
-        close(answer.sums, sums(inputs, wanted))
+        close(answer.sums, sums_of_all(unit, shrunk, network, stream.images))
         assert answer.count == 21
         asking.commit(unit.name, choices[unit.name], "width reached", None)
         apply_choice(shrunk, unit, choices[unit.name])
@@ -140,10 +148,11 @@ def test_the_dense_sums_are_those_of_hooks_on_the_dense_network(name, tmp_path):
     network, stream = shaken(build()).double(), samples(21, channels, side, 3, 8, torch.float64)
     given = bench(network, stream, tmp_path)
     grams = coordinator(given, calibration=21).dense_grams()
-    assert list(grams) == list(given.units.units)
-    for unit, gram in grams.items():
-        inputs, wanted = seen_by(network, given.units.units[unit].consumer, stream.images)
-        close({"gram": gram.numpy()}, {"gram": sums(inputs, wanted)["gram"]})
+    expected = {}
+    for name, unit in given.units.units.items():
+        found = sums_of_all(unit, network, network, stream.images)
+        expected |= {key.replace("gram", name): value for key, value in found.items() if key.startswith("gram")}
+    close({name: gram.numpy() for name, gram in grams.items()}, expected)
 
 
 def committed(given, choices) -> list:
@@ -165,7 +174,9 @@ def questions(given, commits) -> dict[tuple, Question]:
 
 
 def equal(first: Answer, second: Answer) -> bool:
-    return first.count == second.count and all(np.array_equal(first.sums[name], second.sums[name]) for name in ("gram", "cross", "total"))
+    return first.count == second.count and set(first.sums) == set(second.sums) >= {"gram", "cross", "total"} and all(
+        np.array_equal(value, second.sums[name]) for name, value in first.sums.items()
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
