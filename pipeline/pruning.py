@@ -34,7 +34,7 @@ from pipeline.networks.units import Units, find_units, without_large
 from pipeline.networks.zoo import Blueprint
 from pipeline.pruners.criteria import criterion_scores
 from pipeline.pruners.curves import measure_curves, score_curves
-from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
+from pipeline.pruners.pruner import Job, Measured, dense_quadratics, prune_units
 from pipeline.search.actor import Bench
 from pipeline.search.artifacts import load_choice
 from pipeline.search.coordinator import Coordinator
@@ -196,7 +196,7 @@ def _search(dense, units: Units, sharing: Sharing, options: Prune, images, label
         measured, curves = None, None
         if measures_dense(options):
             grams = coordinator.dense_grams()
-            measured = Measured({n: dense_quadratic(dense, units.units[n], gram) for n, gram in grams.items()}, {})
+            measured = Measured(dense_quadratics(dense, units, grams), {})
         scores = _scores(coordinator, dense, units, options, images)
         if follows_curves(options):
             job = Job(dense, units, {}, curves_pruner(options), seed, measured, scores)

@@ -12,7 +12,7 @@ from pipeline import UnsupportedModule, load_pruned, prune, pruning
 from pipeline.config.errors import BadInput
 from pipeline.networks.small import tiny
 from tests.conftest import ROOT
-from tests.networks.samples import Residual, SqueezeExcite, Traced, Vgg, shaken
+from tests.networks.samples import Residual, Traced, Vgg, shaken
 
 SELECTORS = {
     "sequential": dict(selector="reconstruction", mode="sequential"),
@@ -178,7 +178,7 @@ def test_the_range_of_an_unreachable_budget_is_the_real_one(model):
 
 def test_unsupported_modules_are_named_before_any_work(model):
     with pytest.raises(UnsupportedModule, match="^between"):
-        prune(shaken(Traced(SqueezeExcite(8))), batches(channels=3, side=16))
+        prune(shaken(Traced(nn.GroupNorm(2, 8))), batches(channels=3, side=16))
     assert issubclass(UnsupportedModule, ValueError)
 
 

@@ -171,6 +171,6 @@ def _held_per_image(dense, units) -> int:
     sizes = []
     with torch.inference_mode():
         for unit in units.units.values():
-            values, at = units.graph.run(dense.network, values, at, unit.cut), unit.cut
+            values, at = units.graph.run(dense.network, values, at, unit.hold), unit.hold
             sizes.append(sum(value.numel() * value.element_size() for node, value in values.items() if node.op != "get_attr"))
     return max(sizes)

@@ -10,7 +10,7 @@ from pipeline.chain.target import units_and_cost
 from pipeline.config.files import read_json, write_json
 from pipeline.config.rules import curves_pruner
 from pipeline.networks.units import Units
-from pipeline.pruners.pruner import Measured, dense_quadratic, order_of
+from pipeline.pruners.pruner import Measured, dense_quadratics, order_of
 from pipeline.search.coordinator import Coordinator
 from pipeline.selection.elimination import Pick
 from pipeline.stages.clock import timed
@@ -36,10 +36,10 @@ def run_statistics(context: Context, data: Done, dense: Dense) -> Done | None:
         names = [GRAMS]
         if prune.selector == "reconstruction":
             orders = {}
-            for name, gram in grams.items():
-                picks = order_of(prune, dense_quadratic(dense.network, units.units[name], gram))
+            for name, quadratic in dense_quadratics(dense.network, units, grams).items():
+                picks = order_of(prune, quadratic)
                 orders[name] = [vars(pick) for pick in picks]
-                context.observe({"event": "order", "unit": name, "done": len(orders), "total": len(grams), "unit_name": "units"})
+                context.observe({"event": "order", "unit": name, "done": len(orders), "total": len(units.units), "unit_name": "units"})
             write_json(folder / ORDERS, orders)
             names.append(ORDERS)
         return names, {"seconds": watch.seconds()}
@@ -54,4 +54,4 @@ def measured_of(dense: Dense, units: Units, statistics: Done | None) -> Measured
     grams, orders = load_file(statistics.folder / GRAMS), {}
     if ORDERS in statistics.artifacts:
         orders = {name: [Pick(**pick) for pick in picks] for name, picks in read_json(statistics.folder / ORDERS).items()}
-    return Measured({name: dense_quadratic(dense.network, unit, grams[name]) for name, unit in units.units.items()}, orders)
+    return Measured(dense_quadratics(dense.network, units, grams), orders)

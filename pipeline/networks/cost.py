@@ -44,7 +44,7 @@ def count_layers(network: nn.Module, images: torch.Tensor) -> list[Layer]:
 
     def note(path):
         def hook(module, inputs, output):
-            batch = output.shape[0]
+            batch = len(images)  # windows of an image may lie where batches do
             if isinstance(module, nn.Linear):
                 size = (output.numel() // batch // module.out_features, module.in_features, module.out_features, 1, 1)
             elif isinstance(module, nn.Conv2d):
@@ -92,8 +92,9 @@ class CostTable:
         self.dense = {unit.name: unit.width for unit in units.units.values()}
         self.writes, self.reads = {}, {}
         for unit in units.units.values():
-            self.reads[unit.consumer] = unit.name
-            for path in unit.producers:
+            for reader in unit.readers:
+                self.reads[reader.path] = unit.name
+            for path in (*unit.producers, *unit.excites):
                 self.writes[path] = unit.name
             for path in unit.followers:
                 self.writes[path] = self.reads[path] = unit.name

@@ -5,56 +5,34 @@ only, for a subclass may do anything.
 """
 
 import operator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from timm.layers import AvgPool2dSame, BatchNormAct2d, Conv2dSame, SelectAdaptivePool2d, SyncBatchNormAct
+from timm.layers.linear import Linear as CastingLinear
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 from torch.nn import functional
 
-from pipeline.networks.graph import Graph
+from pipeline.networks.graph import Graph, pool_up
+from pipeline.networks.groups import Flow, Group, add, multiply
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Mish)
 NEUTRAL = (nn.Identity, nn.Dropout, nn.Dropout2d)
 POOLS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, AvgPool2dSame, MaxPool2dSame, SelectAdaptivePool2d)
 CONVS = (nn.Conv2d, Conv2dSame)
+LINEARS = (nn.Linear, CastingLinear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
 ACTIVATION_FUNCTIONS = {functional.relu, functional.relu6, functional.gelu, functional.silu, functional.hardswish}
-ACTIVATION_FUNCTIONS |= {torch.relu, torch.sigmoid, torch.tanh}
-POOL_FUNCTIONS = {functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d}
+ACTIVATION_FUNCTIONS |= {functional.hardsigmoid, torch.relu, torch.sigmoid, torch.tanh, "relu", "sigmoid", "sigmoid_", "tanh"}
+POOL_FUNCTIONS = {pool_up, functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d}
 NEUTRAL_FUNCTIONS = {functional.dropout, "contiguous"}
 FLATTENS = {torch.flatten, "flatten"}
 ADDS = {operator.add, torch.add, operator.iadd}
+PRODUCTS = {operator.mul, torch.mul, operator.imul}
+NUMBER_OPERATIONS = {*ADDS, *PRODUCTS, operator.sub, torch.sub, operator.truediv, torch.div, operator.neg}
+MEANS = {"mean", torch.mean}
 HARMLESS_FACTS = {"dim", "ndim", "dtype", "device"}
-
-
-@dataclass(eq=False)
-class Group:
-    """Channels that must be cut together; `active`: a non-linearity lies between producer and consumer."""
-
-    width: int
-    producers: list = field(default_factory=list)
-    followers: list = field(default_factory=list)
-    consumers: list = field(default_factory=list)  # (path, columns, cut)
-    joins: list = field(default_factory=list)
-    unsupported: list = field(default_factory=list)  # (path, what)
-    sources: list = field(default_factory=list)  # groups that an unsupported step made it from
-    active: bool = False
-    end: str | None = None  # "input" or "output" of the network
-
-    @property
-    def name(self) -> str:
-        """The last layer that writes it, or where it comes from."""
-        return self.producers[-1] if self.producers else self.end or self.unsupported[0][0]
-
-
-@dataclass(frozen=True)
-class Flow:
-    """What one step carries: a group's channels, lying as `maps` (B, N, H, W), `flat` (B, N x positions) or `last` (..., N)."""
-
-    group: Group
-    layout: str
 
 
 def follow(network: nn.Module, graph: Graph) -> tuple[list[Group], dict]:
@@ -77,10 +55,15 @@ def follow(network: nn.Module, graph: Graph) -> tuple[list[Group], dict]:
                 if not _is_harmless(node, flow.layout):
                     flow.group.unsupported.append((path, "a reading of its shape"))
         elif node.target in ADDS and len(sources) == 2:
-            flows[node] = _join(sources, path, groups, flows)
+            flows[node] = add(*sources, path, groups, flows)
         else:
             module = network.get_submodule(node.target) if node.op == "call_module" else None
-            flow, what = _step(node, module, sources[0], path, position, new) if len(sources) == 1 else (None, f"operation {_operation(node)}")
+            if node.target in PRODUCTS and len(sources) == 2:
+                flow, what = multiply(*sources, path, groups, flows)
+            elif len(sources) == 1:
+                flow, what = _step(node, module, sources[0], path, position, new)
+            else:
+                flow, what = None, f"operation {_operation(node)}"
             flows[node] = flow = flow or new("maps", width=0, sources=[source.group for source in sources])
             faults = [fault for fault in (what, shared.get(path) if module is not None else None) if fault]
             for group in dict.fromkeys((*(source.group for source in sources), flow.group)):
@@ -103,7 +86,7 @@ def _step(node, module, source: Flow, path, position, new) -> tuple[Flow | None,
         return _through_function(node, source)
     if what := _altered(module):
         return None, what
-    if type(module) in (*CONVS, nn.Linear):
+    if type(module) in (*CONVS, *LINEARS):
         return _through_layer(module, source, path, position, new)
     return _through_follower(module, source, path)
 
@@ -114,10 +97,26 @@ def _through_function(node, source: Flow) -> tuple[Flow | None, str | None]:
         return source, None
     if node.target in NEUTRAL_FUNCTIONS or (node.target in POOL_FUNCTIONS and source.layout == "maps"):
         return source, None
+    if node.target in NUMBER_OPERATIONS and len(node.all_input_nodes) == 1:
+        return source, None  # with plain numbers, each number alone
+    if node.target in MEANS:
+        return _averaged(source, *_given(node, ("dim", "keepdim"), (None, False)))
     if node.target in FLATTENS:
-        given = dict(zip(("start_dim", "end_dim"), node.args[1:])) | node.kwargs
-        return _flattened(source, given.get("start_dim", 0), given.get("end_dim", -1))
+        return _flattened(source, *_given(node, ("start_dim", "end_dim"), (0, -1)))
     return None, f"operation {_operation(node)}"
+
+
+def _given(node, names: tuple, defaults: tuple) -> list:
+    """The arguments of a step behind its first, by name or by place."""
+    given = dict(zip(names, node.args[1:])) | node.kwargs
+    return [given.get(name, default) for name, default in zip(names, defaults)]
+
+
+def _averaged(source: Flow, dims, keep) -> tuple[Flow | None, str | None]:
+    """The mean over the positions of maps, of each neuron alone."""
+    if source.layout != "maps" or not isinstance(dims, (tuple, list)) or sorted(dim % 4 for dim in dims) != [2, 3]:
+        return None, f"mean over {dims} of channels that lie {source.layout}"
+    return (source if keep else replace(source, layout="flat")), None
 
 
 def _flattened(source: Flow, start: int, end: int) -> tuple[Flow | None, str | None]:
@@ -130,7 +129,7 @@ def _flattened(source: Flow, start: int, end: int) -> tuple[Flow | None, str | N
 def _through_layer(module, source: Flow, path, position, new) -> tuple[Flow, str | None]:
     """A conv or linear layer: a follower where it is depthwise, else a consumer of its source and producer of a new group."""
     group, kind = source.group, type(module).__name__
-    if type(module) is nn.Linear:
+    if type(module) in LINEARS:
         columns, layout, width = _linear_columns(module, source), "flat" if source.layout == "flat" else "last", module.out_features
     elif module.groups == 1:
         columns, layout, width = _conv_columns(module, source), "maps", module.out_channels
@@ -230,21 +229,6 @@ def _is_harmless(node, layout: str) -> bool:
     if node.target == "size" or node.args[1] == "shape":
         return all(user.target is operator.getitem and user.args[1] in sides for user in node.users)
     return False
-
-
-def _join(sources, path, groups, flows) -> Flow:
-    """Two groups added to each other become one stream."""
-    first, second = (flow.group for flow in sources)
-    first.joins.append(path)
-    if first is not second:
-        for name in ("producers", "followers", "consumers", "joins", "unsupported", "sources"):
-            getattr(first, name).extend(getattr(second, name))
-        first.end = first.end or second.end
-        groups.remove(second)
-        for group in groups:
-            group.sources = [first if source is second else source for source in group.sources]
-        flows.update({node: replace(flow, group=first) for node, flow in flows.items() if flow.group is second})
-    return sources[0]
 
 
 def _shared(network, graph) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The gated network: full width, every neuron multiplied by its gate right before the consumer. What shrinking must equal."""
+"""The gated network: full width, every neuron multiplied by its gate right before whoever reads it. What shrinking must equal."""
 
 import copy
 import math
@@ -13,26 +13,31 @@ FOLDING_LIMIT = 1e-10  # relative, float64
 
 
 def gated(network: nn.Module, units: Units, choices: dict[str, Choice]) -> nn.Module:
-    """A copy of `network` with gates: N a_i on the kept neurons (1 where the consumer is re-fitted), 0 on the others."""
+    """A copy of `network` with gates: N a_i on the kept neurons (1 where the consumers are re-fitted), 0 on the others.
+
+    A gate lies before every layer that reads the neurons linearly, squeeze-excite included: with nothing but means and
+    factors between, that is one gate before the squeeze-excite.
+    """
     network = copy.deepcopy(network)
     for name, choice in choices.items():
         unit = units.units[name]
-        consumer = network.get_submodule(unit.consumer)
-        gate = torch.zeros(unit.width, dtype=consumer.weight.dtype)
+        gate = torch.zeros(unit.width, dtype=network.get_submodule(unit.readers[0].path).weight.dtype)
         gate[list(choice.kept)] = 1.0 if choice.coefficients is None else choice.coefficients.to(gate.dtype)
-        if choice.weight is not None:
+        for reader, weight in zip(unit.consumers, (choice.weight, *choice.further) if choice.weight is not None else ()):
+            consumer = network.get_submodule(reader.path)
             flat = torch.zeros_like(consumer.weight.detach()).flatten(1)
-            flat[:, neuron_columns(choice.kept, unit.columns)] = choice.weight.to(flat)
+            flat[:, neuron_columns(choice.kept, reader.columns)] = weight.to(flat)
             consumer.weight = nn.Parameter(flat.view_as(consumer.weight))
-        consumer.register_forward_pre_hook(_multiply(gate, unit))
+        for reader in unit.readers:
+            network.get_submodule(reader.path).register_forward_pre_hook(_multiply(gate, reader))
     return network
 
 
-def _multiply(gate, unit):
+def _multiply(gate, reader):
     def hook(module, inputs):
         values = inputs[0]
         if isinstance(module, nn.Linear):
-            return (values * gate.repeat_interleave(unit.columns).to(values.device),)
+            return (values * gate.repeat_interleave(reader.columns).to(values.device),)
         return (values * gate.view(1, -1, 1, 1).to(values.device),)
 
     return hook

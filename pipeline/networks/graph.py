@@ -4,30 +4,56 @@ torch.fx is the tracer: it names every operation by module path, runs any stretc
 traced every family tried (README, "Why torch.fx"). Torch-Pruning's dependency graph finds groups but cannot run stretches.
 """
 
+from functools import partial
+
 import torch
 from timm.layers import SelectAdaptivePool2d, get_notrace_functions, get_notrace_modules
+from timm.models.vgg import ConvMlp
 from torch import fx, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.config.errors import UnsupportedModule
 
 
 class _Tracer(fx.Tracer):
-    """Keeps batch norms, pools and timm's untraceable modules whole; remembers where it is for error messages."""
+    """Keeps batch norms, pools, linear layers and timm's untraceable modules whole; remembers where it is for error messages."""
 
     def __init__(self):
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
         self.place = ""
+        self.has_images = False
+
+    def create_proxy(self, kind, target, args, kwargs, *more, **named):
+        """Inputs behind the images that have a default keep it, as they do when the network is called with images alone."""
+        if kind == "placeholder" and self.has_images and args:
+            return args[0]
+        self.has_images |= kind == "placeholder"
+        return super().create_proxy(kind, target, args, kwargs, *more, **named)
 
     def is_leaf_module(self, module, path):
-        whole = (_BatchNorm, SelectAdaptivePool2d, *get_notrace_modules())
+        if type(module) is ConvMlp:
+            return False
+        whole = (_BatchNorm, nn.Linear, SelectAdaptivePool2d, *get_notrace_modules())
         return isinstance(module, whole) or super().is_leaf_module(module, path)
 
     def call_module(self, module, forward, args, kwargs):
         outer, self.place = self.place, self.path_of_module(module)
+        forward = partial(_convolve, self, module) if type(module) is ConvMlp else forward
         result = super().call_module(module, forward, args, kwargs)
         self.place = outer
         return result
+
+
+def _convolve(tracer: _Tracer, module: ConvMlp, x):
+    """The forward of timm's VGG head, whose decision on the size of its input no tracer can follow, with that as one step."""
+    x = tracer.create_proxy("call_function", pool_up, (x, module.input_kernel_size), {})
+    return module.act2(module.fc2(module.drop(module.act1(module.fc1(x)))))
+
+
+def pool_up(x: torch.Tensor, least: int) -> torch.Tensor:
+    """Maps (B, N, H, W) with each side below `least` pooled up to it."""
+    return functional.adaptive_avg_pool2d(x, [max(least, side) for side in x.shape[2:]]) if min(x.shape[2:]) < least else x
 
 
 class Graph:

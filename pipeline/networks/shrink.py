@@ -1,4 +1,4 @@
-"""Cutting a unit out of a network: producers, followers and consumer lose the neurons that are not kept."""
+"""Cutting a unit out of a network: producers, followers and readers lose the neurons that are not kept."""
 
 from dataclasses import dataclass
 
@@ -6,25 +6,31 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.networks.units import Unit
+from pipeline.networks.units import Reader, Unit
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was decided for one unit: kept neurons in pick order, and what their consumer's columns become.
+    """What was decided for one unit: kept neurons in pick order, and what their consumers' columns become.
 
-    `coefficients` (n,): the gate N a_i of each kept neuron, folded into its columns. `weight` (M, n k^2): re-fitted columns.
-    Neither: the original columns.
+    `coefficients` (n,): the gate N a_i of each kept neuron, folded into its columns. `weight` (M, n k^2): re-fitted columns
+    of the first consumer, `further` those of the others. Neither: the original columns.
     """
 
     kept: tuple[int, ...]
     coefficients: torch.Tensor | None = None
     weight: torch.Tensor | None = None
+    further: tuple[torch.Tensor, ...] = ()
+
+
+def reader_columns(network: nn.Module, reader: Reader) -> torch.Tensor:
+    """A reader's weight as (M, N k^2), the columns of a neuron side by side."""
+    return network.get_submodule(reader.path).weight.detach().flatten(1)
 
 
 def consumer_columns(network: nn.Module, unit: Unit) -> torch.Tensor:
-    """The consumer's weight as (M, N k^2), the columns of a neuron side by side."""
-    return network.get_submodule(unit.consumer).weight.detach().flatten(1)
+    """The columns of the unit's first consumer (M, N k^2)."""
+    return reader_columns(network, unit.consumers[0])
 
 
 def neuron_columns(kept, columns: int) -> torch.Tensor:
@@ -32,29 +38,34 @@ def neuron_columns(kept, columns: int) -> torch.Tensor:
     return (torch.tensor(kept).view(-1, 1) * columns + torch.arange(columns)).flatten()
 
 
-def chosen_columns(network: nn.Module, unit: Unit, choice: Choice) -> torch.Tensor:
-    """The consumer's weight after the choice: (M, n k^2)."""
-    weight = consumer_columns(network, unit)
-    if choice.weight is not None:
-        return choice.weight.to(weight)
-    weight = weight[:, neuron_columns(choice.kept, unit.columns).to(weight.device)]
+def chosen_columns(network: nn.Module, unit: Unit, choice: Choice, reader: Reader) -> torch.Tensor:
+    """A reader's weight after the choice: (M, n k^2). A squeeze-excite is never re-fitted: it takes the gate, if there is one."""
+    weight = reader_columns(network, reader)
+    if choice.weight is not None and reader in unit.consumers:
+        return (choice.weight, *choice.further)[unit.consumers.index(reader)].to(weight)
+    weight = weight[:, neuron_columns(choice.kept, reader.columns).to(weight.device)]
     if choice.coefficients is None:
         return weight
-    return weight * choice.coefficients.to(weight).repeat_interleave(unit.columns)
+    return weight * choice.coefficients.to(weight).repeat_interleave(reader.columns)
 
 
-def apply_choice(network: nn.Module, unit: Unit, choice: Choice) -> None:
-    """Shrink `unit` inside `network`, in place."""
-    columns = chosen_columns(network, unit, choice)
-    consumer = network.get_submodule(unit.consumer)
-    if isinstance(consumer, nn.Linear):
-        consumer.in_features = columns.shape[1]
-        _replace(consumer, "weight", columns)
-    else:
-        consumer.in_channels = len(choice.kept)
-        _replace(consumer, "weight", columns.unflatten(1, (len(choice.kept), *consumer.kernel_size)))
-    for path in (*unit.producers, *unit.followers):
+def apply_choice(network: nn.Module, unit: Unit, choice: Choice, behind: bool = False) -> None:
+    """Shrink `unit` inside `network`, in place; with `behind` only from its hold on: what comes before stays at full width."""
+    columns = [chosen_columns(network, unit, choice, reader) for reader in unit.readers]
+    for reader, weight in zip(unit.readers, columns):
+        _keep_inputs(network.get_submodule(reader.path), weight, len(choice.kept))
+    before = () if behind else (*unit.producers, *(path for path in unit.followers if path not in unit.behind))
+    for path in (*before, *unit.behind, *unit.excites):
         _keep_outputs(network.get_submodule(path), torch.tensor(choice.kept))
+
+
+def _keep_inputs(module: nn.Module, columns: torch.Tensor, kept: int) -> None:
+    if isinstance(module, nn.Linear):
+        module.in_features = columns.shape[1]
+        _replace(module, "weight", columns)
+    else:
+        module.in_channels = kept
+        _replace(module, "weight", columns.unflatten(1, (kept, *module.kernel_size)))
 
 
 def _keep_outputs(module: nn.Module, kept: torch.Tensor) -> None:

@@ -11,10 +11,21 @@ from pipeline.networks.graph import Graph
 
 
 @dataclass(frozen=True)
-class Unit:
-    """N interchangeable neurons: producers write them, followers act on each alone, the consumer reads them linearly.
+class Reader:
+    """A layer that reads the neurons linearly: `columns` = k^2 (or pooled positions) per neuron; `cut` = the step before it."""
 
-    `columns` = k^2 (or pooled positions) columns of the consumer's weight per neuron; `cut` = the step before the consumer.
+    path: str
+    columns: int
+    cut: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """N interchangeable neurons: producers write them, followers act on each alone, the consumers read them linearly.
+
+    With squeeze-excite `squeezes` read them too and `excites` write the factors by which they come to the consumers.
+    `hold` = the step before the first reader; the values of `carriers` (step, dimension) carry the neurons there;
+    `behind` = the followers that come after it.
     """
 
     name: str
@@ -22,9 +33,32 @@ class Unit:
     width: int
     producers: tuple[str, ...]
     followers: tuple[str, ...]
-    consumer: str
-    columns: int
-    cut: int
+    consumers: tuple[Reader, ...]
+    squeezes: tuple[Reader, ...]
+    excites: tuple[str, ...]
+    hold: int
+    carriers: tuple[tuple[int, int], ...]
+    behind: tuple[str, ...]
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """Who reads the neurons linearly: what a gate is folded into."""
+        return (*self.consumers, *self.squeezes)
+
+    @property
+    def consumer(self) -> str:
+        """The path of the first consumer."""
+        return self.consumers[0].path
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one consumer is all that reads the neurons."""
+        return len(self.readers) == 1
+
+    @property
+    def columns(self) -> int:
+        """Columns per neuron in all consumers."""
+        return sum(reader.columns for reader in self.consumers)
 
 
 @dataclass(frozen=True)
@@ -42,35 +76,55 @@ def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
     groups, flows = follow(network, graph)
     units, left = {}, {}
     for group in groups:
-        if (reason := _reason(group)) is not None:
+        if not (group.producers or group.end):
+            continue  # what an unsupported step made of other channels: those are named
+        if (reason := _reason(group, groups)) is not None:
             left[group.name] = reason
             continue
         if group.unsupported:
             path, what = group.unsupported[0]
             raise UnsupportedModule(f"{path}: {what} acts on unit {group.name} and is not supported; this network cannot be pruned safely")
-        consumer, columns, cut = group.consumers[0]
-        _refuse_carried(graph, flows, group.name, cut)
-        units[group.name] = Unit(group.name, "hidden", group.width, tuple(group.producers), tuple(group.followers), consumer, columns, cut)
+        units[group.name] = _unit(graph, flows, group)
     if not units:
-        raise UnsupportedModule(f"{type(network).__name__}: has no hidden unit; what was found: {left or 'no layers'}")
-    return Units(graph, dict(sorted(units.items(), key=lambda item: item[1].cut)), left)
+        found = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[-3:]) or "no layers"
+        raise UnsupportedModule(f"{type(network).__name__}: has no hidden unit; what was found last: {found}")
+    return Units(graph, dict(sorted(units.items(), key=lambda item: item[1].hold)), left)
 
 
-def _reason(group: Group) -> str | None:
+def _unit(graph: Graph, flows: dict, group: Group) -> Unit:
+    """A group as a unit. Raises UnsupportedModule where no stretch of the network could run from its readers."""
+    consumers, squeezes = (tuple(sorted((Reader(*one) for one in many), key=lambda r: r.cut)) for many in (group.consumers, group.squeezes))
+    hold = min(reader.cut for reader in (*consumers, *squeezes))
+    for cut in sorted({hold, *(reader.cut for reader in consumers)}):
+        _refuse_carried(graph, flows, group.name, cut)
+    carrying = [node for node in graph.live[hold] if node in flows and flows[node].group is group]
+    carriers = tuple((graph.index[node], -1 if flows[node].layout == "last" else 1) for node in carrying)
+    steps = {node.target: step for step, node in enumerate(graph.nodes) if node.op == "call_module"}
+    behind = tuple(path for path in group.followers if steps[path] >= hold)
+    writers = (tuple(group.producers), tuple(group.followers))
+    return Unit(group.name, "hidden", group.width, *writers, consumers, squeezes, tuple(group.excites), hold, carriers, behind)
+
+
+def _reason(group: Group, groups: list[Group]) -> str | None:
     """Why these channels are no hidden unit, or None if they are."""
     if group.end:
         return f"the network's {group.end}"
-    if not group.producers:
-        return f"written by {group.unsupported[0][1]}"
+    if group.inside:
+        return f"inside the squeeze-excite of {group.inside}"
     if group.joins:
         return f"stream: {len(group.producers)} layers write it, joined at {group.joins[0]}"
-    if not group.consumers:
-        return "nothing reads it linearly" if not group.unsupported else None
-    if not group.active:
-        return "stream: no activation lies between its producer and its consumer"
-    if len(group.consumers) > 1:
-        return f"read by {len(group.consumers)} layers ({', '.join(path for path, *_ in group.consumers)}); several consumers are not built yet"
+    if not _is_activated(group, groups):
+        touched = f"; {group.unsupported[0][1]} at {group.unsupported[0][0]} acts on it" if group.unsupported else ""
+        return f"stream: no activation lies between its producer and its consumer{touched}"
+    if not group.consumers and not group.unsupported:
+        return "nothing reads it linearly"
     return None
+
+
+def _is_activated(group: Group, groups: list[Group]) -> bool:
+    """Whether an activation acts on the channels, also where something unsupported came in between."""
+    made = [other for other in groups if group in other.sources and not other.joins]
+    return group.active or any(_is_activated(other, groups) for other in made)
 
 
 def _refuse_carried(graph: Graph, flows: dict, unit: str, cut: int) -> None:

@@ -8,12 +8,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.config.errors import BadInput, Failed
 from pipeline.config.settings import Prune
-from pipeline.networks.shrink import Choice, consumer_columns
+from pipeline.networks.shrink import Choice, consumer_columns, reader_columns
 from pipeline.networks.units import Unit, Units
 from pipeline.search.coordinator import Coordinator
+from pipeline.search.statistics import numbered
 from pipeline.selection.counts import best_candidate, candidates, coefficients
 from pipeline.selection.elimination import Pick, backward, forward
 from pipeline.selection.guarantee import explained_share
+from pipeline.selection.joint import join, separate
 from pipeline.selection.quadratic import Quadratic, from_dense, refit, ridged
 from pipeline.selection.scored import bn_scores, falling, l1_scores, l2_scores, random_order
 from pipeline.selection.swap import swap
@@ -46,15 +48,28 @@ class Job:
     scores: dict[str, torch.Tensor] | None = None
 
 
-def dense_quadratic(network: nn.Module, unit: Unit, gram: torch.Tensor) -> Quadratic:
-    """The quadratic of a unit measured in the dense network."""
-    weight = consumer_columns(network, unit)
-    gram = gram.clone()  # memory of torch's own alignment: products then give the same bytes wherever the matrix came from
-    return from_dense(gram, weight.double().cpu(), unit.columns, torch.finfo(weight.dtype).eps)
+def dense_quadratics(network: nn.Module, units: Units, grams: dict[str, torch.Tensor]) -> dict[str, Quadratic]:
+    """The quadratics of units measured in the dense network: {unit: Quadratic}. `grams`: those of `Coordinator.dense_grams`."""
+    named = {name: [grams[numbered(name, i)] for i in range(len(unit.consumers))] for name, unit in units.units.items()}
+    return {name: dense_quadratic(network, unit, named[name]) for name, unit in units.units.items()}
+
+
+def dense_quadratic(network: nn.Module, unit: Unit, grams: list[torch.Tensor]) -> Quadratic:
+    """The quadratic of a unit measured in the dense network; `grams`: of each of its consumers."""
+    parts = []
+    for reader, gram in zip(unit.consumers, grams):
+        weight = reader_columns(network, reader)
+        gram = gram.clone()  # memory of torch's own alignment: products then give the same bytes wherever the matrix came from
+        parts.append(from_dense(gram, weight.double().cpu(), reader.columns, torch.finfo(weight.dtype).eps))
+    return join(parts)
 
 
 def prune_units(job: Job, coordinator: Coordinator) -> None:
-    """Choose and commit every unit of the job; what the journal already holds is replayed, not computed again."""
+    """Choose and commit every unit of the job; what the journal already holds is replayed, not computed again.
+
+    Neurons are chosen by what the consumer reads while the unit is whole. In mode sequential a unit with squeeze-excite is
+    measured once more for its re-fit, with the others gone; in mode independent, and for curves, it is re-fitted as chosen.
+    """
     for number, unit in enumerate(job.units.units.values()):
         picks, choice = coordinator.replayed(unit.name)
         if choice is None:
@@ -83,15 +98,30 @@ def _prune_unit(job: Job, coordinator: Coordinator, unit: Unit, replayed: list[d
     if quadratic is None or prune.refit == "none":
         choice = Choice(tuple(kept), None if gates is None else torch.tensor(gates, dtype=torch.float64))
         return coordinator.commit(unit.name, choice, reason, None, lines)
-    weight = refit(ridged(quadratic, prune.ridge), kept).to(consumer_columns(job.network, unit).dtype)
     share = explained_share(quadratic, prune.ridge, kept)
-    coordinator.commit(unit.name, Choice(tuple(kept), weight=weight), reason, share, lines)
+    if unit.squeezes and job.measured is None:
+        left = coordinator.quadratic(unit, _weights(job, unit), tuple(kept))
+        choice = refitted(job, unit, ridged(left, prune.ridge), kept, range(len(kept)))
+    else:
+        choice = refitted(job, unit, ridged(quadratic, prune.ridge), kept, kept)
+    coordinator.commit(unit.name, choice, reason, share, lines)
+
+
+def refitted(job: Job, unit: Unit, full: Quadratic, kept, at) -> Choice:
+    """The kept neurons with every consumer re-fitted; `at`: where they are in the ridged quadratic."""
+    dtype = consumer_columns(job.network, unit).dtype
+    weight, *further = (part.to(dtype) for part in separate(full, refit(full, at)))
+    return Choice(tuple(kept), weight=weight, further=tuple(further))
 
 
 def _quadratic(job, coordinator, unit) -> Quadratic:
     if job.measured is not None:
         return job.measured.quadratics[unit.name]
-    return coordinator.quadratic(unit, consumer_columns(job.network, unit))
+    return coordinator.quadratic(unit, _weights(job, unit))
+
+
+def _weights(job: Job, unit: Unit) -> list[torch.Tensor]:
+    return [reader_columns(job.network, reader) for reader in unit.consumers]
 
 
 def order(job: Job, unit: Unit, quadratic: Quadratic | None, width: int) -> list:

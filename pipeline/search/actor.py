@@ -10,7 +10,7 @@ from torch import nn
 from pipeline.config.errors import Failed
 from pipeline.config.settings import Scoring
 from pipeline.data.streams import ScoringStream
-from pipeline.networks.shrink import Choice, apply_choice, chosen_columns
+from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.networks.units import Unit, Units
 from pipeline.search import statistics
 from pipeline.search.artifacts import load_choice
@@ -53,9 +53,21 @@ class Actor:
         self.shrunk = copy.deepcopy(self.dense)
         self.walk = Walk(self.dense, bench)
         self.prefix: tuple | None = None
+        self.cut_to: tuple | None = None
 
     def unit(self, name: str) -> Unit:
         return self.bench.units.units[name]
+
+    def drifted_to(self, name: str, kept: tuple[int, ...]) -> nn.Module:
+        """The walk's drifted network, or a copy in which a unit has only the `kept` neurons from its hold on."""
+        if not kept:
+            return self.walk.drifted
+        key = (name, kept, len(self.committed))
+        if self.cut_to is None or self.cut_to[0] != key:
+            network = copy.deepcopy(self.walk.drifted)
+            apply_choice(network, self.unit(name), Choice(kept), behind=True)
+            self.cut_to = (key, network)
+        return self.cut_to[1]
 
     def answer(self, question: Question) -> Answer:
         """The sums of one question. Raises Failed naming the settings when the block does not fit memory."""
@@ -85,6 +97,6 @@ class Actor:
         for commit in commits[len(known) :]:
             choice = load_choice(self.bench.folder, commit)
             apply_choice(self.shrunk, self.unit(commit.unit), choice)
-            self.walk.commit(commit.unit, choice.kept, chosen_columns(self.dense, self.unit(commit.unit), choice))
+            self.walk.commit(commit.unit, choice)
             self.committed[commit.unit] = choice
             self.prefix = None

@@ -9,11 +9,13 @@ import torch
 from pipeline.config.errors import Failed
 from pipeline.config.settings import Scoring
 from pipeline.journal import Journal
-from pipeline.networks.shrink import Choice
+from pipeline.networks.shrink import Choice, neuron_columns
 from pipeline.networks.units import Unit
 from pipeline.search.artifacts import load_choice, save_choice
 from pipeline.search.executor import Executor
 from pipeline.search.question import Answer, Commit, Question, add, blocks
+from pipeline.search.statistics import numbered
+from pipeline.selection.joint import join
 from pipeline.selection.quadratic import Quadratic
 
 
@@ -45,15 +47,23 @@ class Coordinator:
     def calibration_blocks(self) -> list[tuple[int, int]]:
         return blocks(0, self.calibration, self.scoring.block_samples)
 
-    def quadratic(self, unit: Unit, weight: torch.Tensor) -> Quadratic:
-        """The unit's quadratic in the network as shrunk so far, against the dense one."""
-        (answer,) = self.ask("gram", unit.name, self.calibration_blocks())
+    def quadratic(self, unit: Unit, weights: list[torch.Tensor], kept: tuple[int, ...] = ()) -> Quadratic:
+        """The unit's quadratic in the network as shrunk so far, against the dense one; `weights`: its consumers' columns.
+
+        With `kept`, of these neurons alone, measured with the others gone.
+        """
+        (answer,) = self.ask("gram", unit.name, self.calibration_blocks(), picks=kept)
         _refuse_infinite(unit.name, answer.sums)
-        gram, cross = (torch.from_numpy(answer.sums[name]).clone() for name in ("gram", "cross"))
-        return Quadratic(gram, cross, float(answer.sums["total"]), weight.double().cpu(), unit.columns, torch.finfo(weight.dtype).eps)
+        parts = []
+        for i, (reader, weight) in enumerate(zip(unit.consumers, weights)):
+            gram, cross = (torch.from_numpy(answer.sums[numbered(name, i)]).clone() for name in ("gram", "cross"))
+            weight = weight[:, neuron_columns(kept, reader.columns)] if kept else weight
+            total = float(answer.sums[numbered("total", i)])
+            parts.append(Quadratic(gram, cross, total, weight.double().cpu(), reader.columns, torch.finfo(weight.dtype).eps))
+        return join(parts)
 
     def dense_grams(self) -> dict[str, torch.Tensor]:
-        """G of every unit in the dense network: one pass."""
+        """G of every unit in the dense network, `<unit>/<i>` of its further consumers: one pass."""
         (answer,) = self.ask("gram_dense", None, self.calibration_blocks())
         for name, value in answer.sums.items():
             _refuse_infinite(name, {"gram": value})

@@ -7,69 +7,105 @@ import torch
 from torch.nn import functional
 
 from pipeline.config.digests import draw
-from pipeline.networks.shrink import apply_choice, neuron_columns
+from pipeline.networks.shrink import Choice, apply_choice, neuron_columns
 from pipeline.search.artifacts import load_choice
 from pipeline.search.columns import as_output, input_columns, output_shape
 from pipeline.search.question import Answer
+from pipeline.search.walk import sliced
 from pipeline.selection.counts import coefficients, trial
 
 
 def gram_dense(actor, question) -> Answer:
-    """G of every unit in the dense network, all in one pass: `<unit>` (NK, NK)."""
+    """G of every unit in the dense network, all in one pass: `<unit>` (NK, NK), `<unit>/<i>` of its further consumers."""
     units, graph, network = actor.bench.units, actor.bench.units.graph, actor.dense
+    reads = sorted(((reader.cut, unit, i) for unit in units.units.values() for i, reader in enumerate(unit.consumers)), key=lambda read: read[0])
     sums, count = {}, 0
     for batch in actor.bench.stream.block(*question.samples):
         values, at = graph.begin(batch.images.to(actor.bench.device))
-        for unit in units.units.values():
-            values, at = graph.run(network, values, at, unit.cut), unit.cut
-            rows = _rows(actor, unit, values, question.samples[0] + count)
-            _accumulate(sums, unit.name, rows.T @ rows)
+        for cut, unit, i in reads:
+            values, at = graph.run(network, values, at, cut), cut
+            rows = _rows(actor, unit, i, _entering(graph, values, cut), question.samples[0] + count)
+            _accumulate(sums, numbered(unit.name, i), rows.T @ rows)
         count += len(batch.labels)
     return Answer(_moved(sums), count)
 
 
 def gram(actor, question) -> Answer:
-    """G = H H^T, C = F H^T and T = ||F||^2 of one unit: H in the network as shrunk so far, F = W H in the dense one."""
-    unit = actor.unit(question.unit)
-    weight = actor.dense.get_submodule(unit.consumer).weight.flatten(1)
+    """G = H H^T, C = F H^T and T = ||F||^2 of one unit: H in the network as shrunk so far, F = W H in the dense one.
+
+    With picks, H is what the consumer reads once only these neurons are left: squeeze-excite then scales them otherwise.
+    Sums of further consumers are named `gram/<i>` and so on.
+    """
+    unit, graph = actor.unit(question.unit), actor.bench.units.graph
+    network = actor.drifted_to(question.unit, question.picks)
+    weights = [actor.dense.get_submodule(reader.path).weight.flatten(1) for reader in unit.consumers]
     sums, count = {}, 0
     for dense, drifted in actor.walk.at(question.unit, question.samples):
         place = question.samples[0] + count
-        target = _rows(actor, unit, dense, place) @ weight.T
-        rows = _rows(actor, unit, drifted, place)
-        _accumulate(sums, "gram", rows.T @ rows)
-        _accumulate(sums, "cross", target.T @ rows)
-        _accumulate(sums, "total", (target.double() ** 2).sum())
-        count += len(_entering(actor, unit, dense))
+        drifted = sliced(graph, drifted, unit, question.picks) if question.picks else drifted
+        pairs = zip(entering(graph, actor.dense, unit, dense), entering(graph, network, unit, drifted), weights)
+        for i, (wanted, read, weight) in enumerate(pairs):
+            target = _rows(actor, unit, i, wanted, place) @ weight.T
+            rows = _rows(actor, unit, i, read, place)
+            _accumulate(sums, numbered("gram", i), rows.T @ rows)
+            _accumulate(sums, numbered("cross", i), target.T @ rows)
+            _accumulate(sums, numbered("total", i), (target.double() ** 2).sum())
+        count += len(read)
     return Answer(_moved(sums), count)
+
+
+def numbered(name: str, i: int) -> str:
+    """The name of a sum: the first consumer's bears no number."""
+    return f"{name}/{i}" if i else name
 
 
 def loss(actor, question) -> Answer:
     """Cross-entropy of each candidate, summed over the samples: `loss` (candidates,).
 
-    What lies before the unit is computed once per step and sample block and kept. A candidate changes the consumer's
-    output by one neuron's term, so it costs only the suffix; all candidates of a block ride in one batch.
+    What lies before the unit is computed once per step and sample block and kept. Where one consumer is all that reads the
+    neurons, a candidate changes its output by one neuron's term, so it costs only the suffix and all candidates of a block
+    ride in one batch; else each has its gates folded into the readers, and its suffix begins before the first of them.
     """
     unit, graph = actor.unit(question.unit), actor.bench.units.graph
     key = (question.unit, question.picks, question.samples)
     if actor.prefix is None or actor.prefix[0] != key:
         actor.prefix = (key, [_prefix(actor, unit, question.picks, batch) for batch in actor.bench.stream.block(*question.samples)])
-    consumer = actor.shrunk.get_submodule(unit.consumer)
-    weight, step = consumer.weight.flatten(1), trial(len(question.picks), unit.width)
     sums, count = np.zeros(len(question.candidates)), 0
-    for rows, base, shape, values, labels in actor.prefix[1]:
-        outputs = []
-        for neuron in question.candidates:
-            at = slice(neuron * unit.columns, (neuron + 1) * unit.columns)
-            output = step.keep * base + step.add * (rows[:, at] @ weight[:, at].T)
-            outputs.append(as_output(consumer, output if consumer.bias is None else output + consumer.bias, shape))
-        tiled = {n: v if n.op == "get_attr" else v.repeat(len(outputs), *[1] * (v.ndim - 1)) for n, v in values.items()}
-        tiled[graph.nodes[unit.cut]] = torch.cat(outputs)
-        logits = graph.finish(actor.shrunk, tiled, unit.cut + 1)
-        losses = functional.cross_entropy(logits.double(), labels.repeat(len(outputs)), reduction="none")
-        sums += losses.view(len(outputs), -1).sum(1).cpu().numpy()
+    for prefix in actor.prefix[1]:
+        labels = prefix[-1]
+        logits = (_ridden if unit.is_plain else _folded)(actor, unit, question, prefix)
+        losses = functional.cross_entropy(logits.double(), labels.repeat(len(question.candidates)), reduction="none")
+        sums += losses.view(len(question.candidates), -1).sum(1).cpu().numpy()
         count += len(labels)
     return Answer({"loss": sums}, count)
+
+
+def _ridden(actor, unit, question, prefix) -> torch.Tensor:
+    """The logits of all candidates, one after the other, from one batch."""
+    graph, (reader,) = actor.bench.units.graph, unit.consumers
+    rows, base, shape, values, _ = prefix
+    consumer = actor.shrunk.get_submodule(reader.path)
+    weight, step = consumer.weight.flatten(1), trial(len(question.picks), unit.width)
+    outputs = []
+    for neuron in question.candidates:
+        at = slice(neuron * unit.columns, (neuron + 1) * unit.columns)
+        output = step.keep * base + step.add * (rows[:, at] @ weight[:, at].T)
+        outputs.append(as_output(consumer, output if consumer.bias is None else output + consumer.bias, shape))
+    tiled = {n: v if n.op == "get_attr" else v.repeat(len(outputs), *[1] * (v.ndim - 1)) for n, v in values.items()}
+    tiled[graph.nodes[reader.cut]] = torch.cat(outputs)
+    return graph.finish(actor.shrunk, tiled, reader.cut + 1)
+
+
+def _folded(actor, unit, question, prefix) -> torch.Tensor:
+    """The logits of all candidates, one after the other, each from a network with its gates in the readers."""
+    logits = []
+    for neuron in question.candidates:
+        kept, gates = coefficients([*question.picks, neuron], unit.width)
+        network = copy.deepcopy(actor.shrunk)
+        apply_choice(network, unit, Choice(tuple(kept), torch.tensor(gates, dtype=torch.float64)), behind=True)
+        values = sliced(actor.bench.units.graph, _copied(prefix[0]), unit, kept)
+        logits.append(actor.bench.units.graph.finish(network, values, unit.hold))
+    return torch.cat(logits)
 
 
 def divergence(actor, question) -> Answer:
@@ -129,27 +165,29 @@ def _with_choice(actor, unit, commit) -> torch.nn.Module:
 
 
 def _prefix(actor, unit, picks, batch):
-    """What all candidates of a step share: consumer columns, the picked neurons' output, the live values of the suffix."""
+    """What all candidates of a step share: consumer columns, the picked neurons' output, the live values of the suffix, labels."""
     graph, consumer = actor.bench.units.graph, actor.shrunk.get_submodule(unit.consumer)
     values, start = graph.begin(batch.images.to(actor.bench.device))
-    values = graph.run(actor.shrunk, values, start, unit.cut)
-    entering = _entering(actor, unit, values)
-    rows, shape = input_columns(consumer, entering), output_shape(consumer, entering)
+    values = graph.run(actor.shrunk, values, start, unit.hold)
+    labels = batch.labels.to(actor.bench.device)
+    if not unit.is_plain:
+        return values, labels
+    read = _entering(graph, values, unit.hold)
+    rows, shape = input_columns(consumer, read), output_shape(consumer, read)
     base = rows.new_zeros(len(rows), shape[-1])
     if picks:
         kept, gates = coefficients(list(picks), unit.width)
         at = neuron_columns(kept, unit.columns).to(rows.device)
         gates = torch.tensor(gates, dtype=rows.dtype, device=rows.device).repeat_interleave(unit.columns)
         base = (rows[:, at] * gates) @ consumer.weight.flatten(1)[:, at].T
-    after = set(graph.live[unit.cut + 1])
-    return rows, base, shape, {n: v for n, v in values.items() if n in after}, batch.labels.to(actor.bench.device)
+    after = set(graph.live[unit.hold + 1])
+    return rows, base, shape, {n: v for n, v in values.items() if n in after}, labels
 
 
-def _rows(actor, unit, values, place) -> torch.Tensor:
-    """The consumer's input columns at the cut; with `scoring.positions` only that many positions per image, drawn by name."""
-    entering = _entering(actor, unit, values)
-    rows = input_columns(actor.dense.get_submodule(unit.consumer), entering)
-    wanted, images = actor.bench.scoring.positions, len(entering)
+def _rows(actor, unit, number, read, place) -> torch.Tensor:
+    """A consumer's input columns; with `scoring.positions` only that many positions per image, drawn by name."""
+    rows = input_columns(actor.dense.get_submodule(unit.consumers[number].path), read)
+    wanted, images = actor.bench.scoring.positions, len(read)
     if wanted is None or len(rows) // images <= wanted:
         return rows
     each = len(rows) // images
@@ -157,9 +195,25 @@ def _rows(actor, unit, values, place) -> torch.Tensor:
     return rows[torch.from_numpy(np.concatenate(picks)).to(rows.device)]
 
 
-def _entering(actor, unit, values) -> torch.Tensor:
-    """What the consumer reads at the cut."""
-    return values[actor.bench.units.graph.nodes[unit.cut].all_input_nodes[0]]
+def entering(graph, network, unit, values) -> list[torch.Tensor]:
+    """What each consumer of a unit reads, from the values at the unit's hold, which stay as they are."""
+    if unit.is_plain:
+        return [_entering(graph, values, unit.hold)]
+    found, at, values = [], unit.hold, _copied(values)
+    for reader in unit.consumers:
+        values, at = graph.run(network, values, at, reader.cut), reader.cut
+        found.append(_entering(graph, values, at).clone())
+    return found
+
+
+def _copied(values: dict) -> dict:
+    """Copies, for steps in place; a network's own parameters, which no step may change, as they are."""
+    return {node: value if node.op == "get_attr" else value.clone() for node, value in values.items()}
+
+
+def _entering(graph, values, cut) -> torch.Tensor:
+    """What the layer at a cut reads."""
+    return values[graph.nodes[cut].all_input_nodes[0]]
 
 
 def _accumulate(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:

@@ -1,6 +1,6 @@
-"""The sequential walk: dense and drifted activations of every sample block, held at the cut before the unit at work.
+"""The sequential walk: dense and drifted activations of every sample block, held before the first reader of the unit at work.
 
-Producers always run at full width and are sliced at the cut when their unit is committed, so an actor that catches up
+Producers always run at full width and are sliced there when their unit is committed, so an actor that catches up
 runs the same operations as one that was there all the time, and gives the same bytes.
 """
 
@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.networks.shrink import neuron_columns
+from pipeline.networks.shrink import Choice, apply_choice, neuron_columns
+from pipeline.networks.units import Unit
 from pipeline.tensorfile import load_tensors, save_tensors
 
 GIB = 2**30
@@ -40,20 +41,13 @@ class Walk:
         self.held: dict[tuple[int, int], Held] = {}
         self.spill: tempfile.TemporaryDirectory | None = None
 
-    def commit(self, unit: str, kept: tuple[int, ...], columns: torch.Tensor) -> None:
-        """Give the unit's consumer its new columns."""
-        consumer = self.drifted.get_submodule(self.bench.units.units[unit].consumer)
-        taps = () if isinstance(consumer, nn.Linear) else consumer.kernel_size
-        weight = columns.unflatten(1, (len(kept), *taps)) if taps else columns
-        consumer.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last) if taps else weight.contiguous(), requires_grad=False)
-        if taps:
-            consumer.in_channels = len(kept)
-        else:
-            consumer.in_features = columns.shape[1]
-        self.kept[unit] = kept
+    def commit(self, unit: str, choice: Choice) -> None:
+        """Give the unit's readers their new columns."""
+        apply_choice(self.drifted, self.bench.units.units[unit], choice, behind=True)
+        self.kept[unit] = choice.kept
 
     def at(self, unit: str, samples: tuple[int, int]):
-        """(dense values, drifted values) of each batch of a sample block at the unit's cut."""
+        """(dense values, drifted values) of each batch of a sample block at the unit's hold."""
         passed = [u.name for u in self.order].index(unit) + 1
         block = self.held.pop(samples, Held())
         if block.dense > passed:  # went ahead, and is asked once more
@@ -85,22 +79,14 @@ class Walk:
         return self.graph.begin(images)[0], self.graph.begin(images)[0]
 
     def _advance(self, network, values, passed, target):
-        """Values of one network from the cut of its latest unit (or the input) to the cut of the `target`-th unit."""
+        """Values of one network from the hold of its latest unit (or the input) to the hold of the `target`-th unit."""
         for position in range(passed, target):
-            start = self.order[position - 1].cut if position else self.graph.index[self.graph.input] + 1
+            start = self.order[position - 1].hold if position else self.graph.index[self.graph.input] + 1
             if position and network is self.drifted:
-                values = self._slice(values, self.order[position - 1])
-            values = self.graph.run(network, values, start, self.order[position].cut)
+                values = sliced(self.graph, values, self.order[position - 1], self.kept[self.order[position - 1].name])
+            values = self.graph.run(network, values, start, self.order[position].hold)
             values = {node: _in_one_layout(value) for node, value in values.items()}
         return values
-
-    def _slice(self, values, unit):
-        """Leave only the kept neurons in the input of a committed unit's consumer."""
-        node = self.graph.nodes[unit.cut].all_input_nodes[0]
-        consumer, kept = self.drifted.get_submodule(unit.consumer), self.kept[unit.name]
-        dimension = -1 if isinstance(consumer, nn.Linear) else 1
-        picks = neuron_columns(kept, unit.columns if dimension == -1 else 1).to(values[node].device)
-        return values | {node: values[node].index_select(dimension, picks)}
 
     def _store(self, dense, drifted, samples, number, block):
         """The batch as it is kept: in memory, or a file once the memory limit is reached; `block` = what else its block holds."""
@@ -123,6 +109,16 @@ class Walk:
             role, _, index = name.partition("/")
             found[role][self.graph.nodes[int(index)]] = _in_one_layout(tensor.to(self.bench.device))
         return found["dense"], found["drifted"]
+
+
+def sliced(graph, values: dict, unit: Unit, kept) -> dict:
+    """The values at a unit's hold with only the kept neurons in what carries them."""
+    values = dict(values)
+    for step, dimension in unit.carriers:
+        value = values[graph.nodes[step]]
+        picks = neuron_columns(kept, value.shape[dimension] // unit.width).to(value.device)
+        values[graph.nodes[step]] = value.index_select(dimension, picks)
+    return values
 
 
 def _emptied(batches: list):

@@ -1,6 +1,6 @@
 """The quadratic of one unit: how well kept neurons, re-fitted or not, give the consumer's dense output (design, section 3)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,7 +11,7 @@ RIDGE_FREE_TOLERANCE = 100.0  # times the precision of the products: what counts
 class Quadratic:
     """Sums over samples and positions, float64: G = H H^T (NK, NK), C = F H^T (M, NK), T = ||F||^2; W (M, NK) as it was.
 
-    K = columns per neuron; `precision` = machine epsilon of the products summed into G.
+    K = columns per neuron; `precision` = machine epsilon of the products summed into G; `parts` = the consumers of a joint one.
     """
 
     gram: torch.Tensor
@@ -20,6 +20,7 @@ class Quadratic:
     weight: torch.Tensor
     columns: int
     precision: float
+    parts: tuple = ()
 
     @property
     def width(self) -> int:
@@ -45,7 +46,7 @@ def ridged(q: Quadratic, ridge: float) -> Quadratic:
     """G' = G + l I, C' = C + l W, T' = T + l ||W||^2 with l = ridge x mean diagonal of G: a pull toward the old weights."""
     strength = ridge * float(q.gram.diagonal().mean())
     gram = q.gram + strength * torch.eye(len(q.gram), dtype=q.gram.dtype, device=q.gram.device)
-    return Quadratic(gram, q.cross + strength * q.weight, q.total + strength * float((q.weight**2).sum()), q.weight, q.columns, q.precision)
+    return replace(q, gram=gram, cross=q.cross + strength * q.weight, total=q.total + strength * float((q.weight**2).sum()))
 
 
 def refit(q: Quadratic, kept) -> torch.Tensor:

@@ -62,7 +62,7 @@ def search(runs, unit_name, overrides):
         seconds = time.perf_counter() - began
         picks = [line["neuron"] for line in journal.lines if line["kind"] == "pick"]
         calibration = Coordinator(InProcess(executor.actor.bench), None, Path(folder), config.scoring, 2000, lambda event: None)
-        quadratic = calibration.quadratic(unit, consumer_columns(dense.network, unit))
+        quadratic = calibration.quadratic(unit, [consumer_columns(dense.network, unit)])
     return context, data, dense, unit, picks, seconds, quadratic
 
 

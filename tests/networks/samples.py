@@ -118,6 +118,41 @@ class SqueezeExcite(nn.Module):
         return x * torch.sigmoid(self.expand(torch.relu(self.reduce(functional.adaptive_avg_pool2d(x, 1)))))
 
 
+class Squeezed(nn.Module):
+    """Squeeze-excite before a depthwise conv and an activation, with a batch norm on its way, and one in a residual block."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.se = conv(3, 8), nn.BatchNorm2d(8), SqueezeExcite(8)
+        self.deep, self.after, self.project = conv(8, 8, groups=8, stride=2), nn.BatchNorm2d(8), conv(8, 6, 1)
+        self.a, self.reduce, self.mid, self.expand = conv(6, 10), conv(10, 4, 1), nn.BatchNorm2d(4), conv(4, 10, 1)
+        self.b, self.fc = conv(10, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.se(functional.hardswish(self.norm(self.stem(x))))
+        x = self.project(functional.silu(self.after(self.deep(x)), inplace=True))
+        y = torch.relu(self.a(x))
+        factors = self.expand(functional.relu(self.mid(self.reduce(y.mean((2, 3), keepdim=True))), inplace=True))
+        x = x + self.b(y * functional.hardsigmoid(factors))
+        return self.fc(x.mean((2, 3)))
+
+
+class Branched(nn.Module):
+    """A stem that two layers read, the second through a pool and behind a unit of the other branch; logits of three readers."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.a, self.b = conv(3, 8), nn.BatchNorm2d(8), conv(8, 6, stride=2), conv(6, 5)
+        self.shortcut, self.head = conv(8, 5, 1, bias=False), conv(5, 7, 1)
+        self.one, self.two, self.three = nn.Linear(7, 4), nn.Linear(7, 4), nn.Linear(7, 4)
+
+    def forward(self, x):
+        x = functional.relu(self.norm(self.stem(x)), inplace=True)
+        x = self.b(torch.relu(self.a(x))) + self.shortcut(functional.avg_pool2d(x, 2))
+        x = torch.flatten(functional.adaptive_avg_pool2d(torch.relu(self.head(x)), 1), 1)
+        return self.one(x) + self.two(x) * torch.sigmoid(self.three(x))
+
+
 class TiedLinear(nn.Module):
     """fc2's weight is fc1's: cutting one would have to cut the other."""
 

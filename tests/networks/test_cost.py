@@ -21,6 +21,9 @@ FAMILIES = {
     "resnet18 at 64": (lambda: timm.create_model("resnet18"), (3, 64)),
     "vgg": (samples.Vgg, (3, 16)),
     "residual": (samples.Residual, (3, 16)),
+    "squeezed": (samples.Squeezed, (3, 16)),
+    "branched": (samples.Branched, (3, 16)),
+    "mobilenetv3_small_050 at 64": (lambda: timm.create_model("mobilenetv3_small_050", num_classes=7), (3, 64)),
 }
 
 
@@ -56,7 +59,7 @@ def test_the_cost_of_any_widths_is_what_torch_counts_on_the_shrunk_network(famil
         units = find_units(network).units
         generator = torch.Generator().manual_seed(seed)
         widths = {name: int(torch.randint(1, unit.width + 1, (), generator=generator)) for name, unit in units.items() if seed or name != "conv_head"}
-        touched = {path for unit in units.values() for path in (*unit.producers, *unit.followers, unit.consumer)}
+        touched = {path for unit in units.values() for path in (*unit.producers, *unit.followers, *unit.excites, *(reader.path for reader in unit.readers))}
         for name, width in widths.items():
             apply_choice(network, units[name], Choice(tuple(range(width))))
         cost = table.cost(widths)

@@ -16,13 +16,13 @@ from pipeline.config.errors import BadInput, UnsupportedModule
 from pipeline.config.files import read_json, write_json
 from pipeline.networks.gates import FOLDING_LIMIT, folding_difference, gated
 from pipeline.networks.saved import arch_of, load_pruned, save_pruned, shrunk_to
-from pipeline.networks.shrink import Choice, apply_choice, consumer_columns
+from pipeline.networks.shrink import Choice, apply_choice, reader_columns
 from pipeline.networks.small import mobilenetv2_28, tiny
 from pipeline.networks.units import find_units
 from pipeline.networks.zoo import Blueprint
 from tests.conftest import ROOT
 from tests.networks import samples
-from tests.networks.samples import conv, images, middle, shaken
+from tests.networks.samples import Traced, conv, images, middle, shaken
 
 FLOAT32_LIMIT = 1e-4
 FAMILIES = {
@@ -34,6 +34,9 @@ FAMILIES = {
     "resnet18 at 64": (lambda: timm.create_model("resnet18", num_classes=7), (3, 64)),
     "vgg": (samples.Vgg, (3, 16)),
     "residual": (samples.Residual, (3, 16)),
+    "squeezed": (samples.Squeezed, (3, 16)),
+    "branched": (samples.Branched, (3, 16)),
+    "mobilenetv3_small_050 at 64": (lambda: timm.create_model("mobilenetv3_small_050", num_classes=7), (3, 64)),
 }
 
 
@@ -43,13 +46,14 @@ def random_choices(network, units, seed=0) -> dict[str, Choice]:
     for number, unit in enumerate(units.units.values()):
         count = int(torch.randint(1, unit.width + 1, (), generator=generator))
         kept = tuple(torch.randperm(unit.width, generator=generator)[:count].tolist())
-        coefficients = weight = None
+        coefficients, weights = None, [None]
         if (number + seed) % 3 == 1:
             coefficients = torch.rand(count, generator=generator, dtype=torch.float64) * 3
         if (number + seed) % 3 == 2:
-            rows = consumer_columns(network, unit)
-            weight = torch.randn(len(rows), count * unit.columns, generator=generator).to(rows) * rows.std()
-        choices[unit.name] = Choice(kept, coefficients, weight)
+            given = [reader_columns(network, reader) for reader in unit.consumers]
+            shapes = [(len(rows), count * reader.columns) for rows, reader in zip(given, unit.consumers)]
+            weights = [torch.randn(*shape, generator=generator).to(rows) * rows.std() for rows, shape in zip(given, shapes)]
+        choices[unit.name] = Choice(kept, coefficients, weights[0], tuple(weights[1:]))
     return choices
 
 
@@ -104,6 +108,22 @@ def test_the_gated_network_is_the_one_with_weighted_columns(family):
         with torch.no_grad():
             found = gated(network, units, choices)(values)
         torch.testing.assert_close(found, masked(network, units, choices, values), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [None, 2.5])
+def test_one_gate_before_squeeze_excite_is_a_gate_at_each_of_its_readers(scale):
+    network = shaken(Traced(samples.SqueezeExcite(8))).double()
+    units, kept, values = find_units(network), (6, 1, 3), images(2).double()
+    choice = Choice(kept, None if scale is None else torch.tensor([scale, 1.0, 0.3], dtype=torch.float64))
+    gate = torch.zeros(8, dtype=torch.float64)
+    gate[list(kept)] = 1.0 if scale is None else choice.coefficients
+    before = copy.deepcopy(network)
+    before.between.register_forward_pre_hook(lambda module, given: (given[0] * gate.view(1, -1, 1, 1),))
+    with torch.no_grad():
+        found = gated(network, units, {"conv1": choice})(values)
+        assert (found - network(values)).abs().max() > 1e-3
+        torch.testing.assert_close(found, before(values), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(shrunk(network, units, {"conv1": choice})(values), before(values), rtol=1e-12, atol=1e-12)
 
 
 def test_a_gate_counts():

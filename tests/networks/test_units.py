@@ -60,7 +60,7 @@ def test_units_of_the_tiny_network_with_all_they_are_made_of():
     assert (stem.producers, stem.followers, stem.consumer) == (("conv_stem",), ("bn1",), "blocks.0.0.conv_pw")
     assert hidden.followers == ("blocks.0.0.bn1", "blocks.0.0.conv_dw", "blocks.0.0.bn2") and hidden.consumer == "blocks.0.0.conv_pwl"
     assert (head.producers, head.followers, head.consumer, head.columns) == (("conv_head",), ("bn2",), "classifier", 1)
-    assert [unit.width for unit in units.units.values()] == [16, 16, 16] and stem.cut < hidden.cut < head.cut
+    assert [unit.width for unit in units.units.values()] == [16, 16, 16] and stem.hold < hidden.hold < head.hold
     assert units.left == {
         "input": "the network's input",
         "blocks.0.0.conv_pwl": "stream: no activation lies between its producer and its consumer",
@@ -87,14 +87,45 @@ def test_units_of_a_network_written_with_functions_and_a_shared_relu():
     assert units.left["shortcut"].startswith("the network's output") is False
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2_050", "tf_efficientnet_lite0", "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["mobilenetv2_050", "tf_efficientnet_lite0", "resnet18", "resnet50", "mobilenetv3_small_050", "deit_tiny_patch16_224", "convnext_atto"])
 def test_every_layer_is_in_a_unit_or_left_with_a_reason(name):
     network = timm.create_model(name).eval()
     units, (groups, _) = find_units(network), follow(network, Graph(network))
-    assert {group.name for group in groups} == set(units.units) | set(units.left)
+    assert {group.name for group in groups if group.producers or group.end} == set(units.units) | set(units.left)
     assert all(reason.strip() for reason in units.left.values())
     layers = {path for path, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d))}
-    assert layers == {path for group in groups for path in (*group.producers, *group.followers)}
+    assert layers == {path for group in groups for path in (*group.producers, *group.followers, *group.excites)}
+
+
+def test_squeeze_excite_reads_a_unit_and_scales_it():
+    units = find_units(samples.Squeezed().eval())
+    stem, block = units.units.values()
+    assert (stem.name, stem.consumers, stem.squeezes[0].path, stem.excites) == ("stem", stem.consumers, "se.reduce", ("se.expand",))
+    assert (stem.consumer, stem.followers, stem.behind) == ("project", ("norm", "deep", "after"), ("deep", "after"))
+    assert stem.hold < stem.squeezes[0].cut < stem.consumers[0].cut or stem.hold == stem.squeezes[0].cut
+    assert (block.name, block.consumer, block.columns, block.squeezes[0].path, block.excites) == ("a", "b", 9, "reduce", ("expand",))
+    assert len(stem.carriers) == len(block.carriers) == 2  # the maps, and their means on the way to the reduce layer
+    assert units.left["se.reduce"] == "inside the squeeze-excite of se.mul" and units.left["reduce"] == "inside the squeeze-excite of mul"
+
+
+@pytest.mark.parametrize("name, count", [("mobilenetv3_small_100", 13), ("efficientnet_b0", 17)])
+def test_units_of_timms_networks_with_squeeze_excite(name, count):
+    with torch.device("meta"):
+        network = timm.create_model(name).eval()
+    units = find_units(network).units
+    assert len(units) == count and list(units)[0] == "conv_stem" and list(units)[-1] == "conv_head"
+    for unit in units.values():
+        place = unit.consumer.rpartition(".")[0]
+        squeezed = hasattr(network.get_submodule(place), "se") and not isinstance(network.get_submodule(place).se, nn.Identity)
+        assert [reader.path for reader in unit.squeezes] == [f"{place}.se.conv_reduce"] * squeezed
+        assert list(unit.excites) == [f"{place}.se.conv_expand"] * squeezed
+
+
+def test_gates_made_from_two_layers_are_one_unit():
+    """A gated linear unit: both layers are cut by rows."""
+    network = Stripped(lambda net, x: net.out(net.value(x) * torch.sigmoid(net.gate(x))), value=nn.Linear(5, 7), gate=nn.Linear(5, 7), out=nn.Linear(7, 3))
+    (unit,) = find_units(network.eval()).units.values()
+    assert (set(unit.producers), unit.consumer, unit.excites, unit.squeezes) == ({"value", "gate"}, "out", (), ())
 
 
 def test_units_of_layers_on_tokens_are_found_and_flattened_tokens_refused():
@@ -133,8 +164,9 @@ def same_conv(**settings):
 
 
 REFUSED = {
-    "squeeze-excite": (lambda: Traced(samples.SqueezeExcite(8)), "between", "acts on unit conv1"),
-    "timm's squeeze-excite": (lambda: timm.create_model("mobilenetv3_small_050"), "blocks.0.0.se", "acts on unit conv_stem"),
+    "spatial attention": (lambda: middle(lambda net, x: x * torch.sigmoid(net.one(x)), one=conv(8, 1)), "mul", "a product of 8 by 1 channels acts"),
+    "squeeze-excite with a softmax": (lambda: middle(_softly, factors=conv(8, 8, 1)), "mul", "a product with what operation softmax gives acts on unit conv1"),
+    "squeeze-excite along the channels": (lambda: middle(_along), "mean", "mean over .* acts on unit conv1"),
     "module used twice": (lambda: middle(lambda net, x: net.norm(net.norm(x)), norm=nn.BatchNorm2d(8)), "norm", "a module used more than once"),
     "tied weight": (samples.TiedLinear, "fc", "a weight shared with another module"),
     "weight read by itself": (lambda: middle(lambda net, x: x * net.conv1.weight.abs().mean()), "conv1", "a weight that forward also reads"),
@@ -177,6 +209,14 @@ REFUSED = {
     "regnet's grouped conv": (lambda: timm.create_model("regnety_002"), "s1.b1.conv2.conv", "grouped Conv2d"),
     "densenet's concatenation": (lambda: timm.create_model("densenet121"), "features.denseblock1.denselayer1", "cat"),
 }
+
+
+def _softly(net, x):
+    return x * functional.softmax(torch.relu(net.factors(functional.adaptive_avg_pool2d(x, 1))), 1)
+
+
+def _along(net, x):
+    return x * torch.sigmoid(x.mean(1, keepdim=True))
 
 
 def _by_width(net, x):
@@ -228,15 +268,16 @@ def test_timms_global_pools_end_maps_in_vectors(kind):
     assert consumers(_pooled_by(kind)) == {"conv1": (8, "fc", 1)}
 
 
-def test_a_unit_that_many_layers_read_is_left():
-    def forward(net, x):
-        y = torch.relu(net.a(x))
-        return net.b(y) + net.d(torch.relu(net.c(y)))
-
-    network = Stripped(forward, a=conv(3, 8), b=conv(8, 4), c=conv(8, 6), d=conv(6, 4))
-    units = find_units(network.eval())
-    assert list(units.units) == ["c"]
-    assert units.left["a"] == "read by 2 layers (b, c); several consumers are not built yet"
+def test_a_unit_may_be_read_by_several_layers():
+    units = find_units(samples.Branched().eval()).units
+    assert {name: [(reader.path, reader.columns) for reader in unit.consumers] for name, unit in units.items()} == {
+        "stem": [("a", 9), ("shortcut", 1)],
+        "a": [("b", 9)],
+        "head": [("one", 1), ("two", 1), ("three", 1)],
+    }
+    stem = units["stem"]
+    assert (stem.columns, stem.hold, len(stem.carriers)) == (10, stem.consumers[0].cut, 1)
+    assert stem.hold < units["a"].hold < stem.consumers[1].cut  # the other branch is pruned in between
 
 
 @pytest.mark.parametrize("end", [

@@ -13,7 +13,7 @@ from pipeline.config.settings import Prune, Scoring
 from pipeline.data.streams import Batch
 from pipeline.journal import Journal
 from pipeline.networks.units import find_units
-from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
+from pipeline.pruners.pruner import Job, Measured, dense_quadratics, prune_units
 from pipeline.search.actor import Bench
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.executor import InProcess
@@ -63,7 +63,7 @@ def search(given: Bench, widths, calibration=0, executor=None, **prune) -> list[
     measured = None
     if options.mode == "independent":
         units = given.units.units
-        measured = Measured({n: dense_quadratic(given.network, units[n], gram) for n, gram in asking.dense_grams().items()}, {})
+        measured = Measured(dense_quadratics(given.network, given.units, asking.dense_grams()), {})
     prune_units(Job(given.network, given.units, widths, options, given.seed, measured), asking)
     asking.journal.close()
     return asking.journal.lines

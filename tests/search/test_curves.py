@@ -12,7 +12,7 @@ from pipeline.config.settings import Prune
 from pipeline.networks.cost import CostTable
 from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.pruners.curves import measure_curves, score_curves
-from pipeline.pruners.pruner import Job, Measured, dense_quadratic
+from pipeline.pruners.pruner import Job, Measured, dense_quadratics
 from pipeline.pruners.spending import spent_on_curves
 from pipeline.search.artifacts import save_choice
 from pipeline.selection.allocation import floor_of, probed_widths
@@ -33,7 +33,7 @@ def curves_of(given, **prune):
     asking, measured = coordinator(given, 24), None
     if options.selector == "reconstruction" or options.refit != "none":
         units = given.units.units
-        measured = Measured({n: dense_quadratic(given.network, units[n], gram) for n, gram in asking.dense_grams().items()}, {})
+        measured = Measured(dense_quadratics(given.network, given.units, asking.dense_grams()), {})
     return measure_curves(Job(given.network, given.units, {}, options, given.seed, measured), asking, 16), options, measured
 
 

@@ -13,19 +13,20 @@ from torch.nn import functional
 from pipeline.config.digests import draw
 from pipeline.config.errors import Failed
 from pipeline.networks.small import tiny
-from tests.networks.samples import Residual, Vgg, shaken
+from tests.networks.samples import Branched, Residual, Squeezed, Vgg, shaken
 from tests.search.benches import Awkward, Pointwise, Samples, bench, in_place, samples, search
 
 NOISE = 1e-9  # both sides compute in float64
 
 
 class Gated:
-    """A full-width copy of a network whose consumers read gate x neuron; a gate of width N repeats over a neuron's columns."""
+    """A full-width copy of a network whose consumers (names in one string) read gate x neuron; a gate repeats over a neuron's columns."""
 
     def __init__(self, network, consumers: dict[str, str]):
         self.network, self.gates = copy.deepcopy(network), {}
         for unit, consumer in consumers.items():
-            self.network.get_submodule(consumer).register_forward_pre_hook(lambda module, given, unit=unit: (self.pass_through(unit, given[0]),))
+            for path in consumer.split():
+                self.network.get_submodule(path).register_forward_pre_hook(lambda module, given, unit=unit: (self.pass_through(unit, given[0]),))
 
     def pass_through(self, unit, values):
         if unit not in self.gates:
@@ -89,6 +90,8 @@ RESIDUAL = [("first", "second", 10), ("expand", "project", 14)]
 VGG = [("features.0", "features.4", 8), ("features.4", "features.8", 12), ("features.8", "head.1", 6), ("head.1", "head.5", 10)]
 POINTWISE = [("a", "b", 6), ("b", "c", 5), ("c", "d", 7), ("d", "e", 8)]
 AWKWARD = [("a", "b", 8), ("c", "d", 6), ("d", "e", 4), ("e", "f", 9), ("fc1", "fc2", 7)]
+SQUEEZED = [("stem", "se.reduce project", 8), ("a", "reduce b", 10)]
+BRANCHED = [("stem", "a shortcut", 8), ("a", "b", 6), ("head", "one two three", 7)]
 IN_PLACE = [("body.first", "body.second", 10), ("body.expand", "body.project", 14)]
 EXAMPLES = {
     "tiny": (lambda: tiny(num_classes=5), TINY, (6, 5, 7), samples(64, 1, 28, 5, 8, torch.float64)),
@@ -96,6 +99,8 @@ EXAMPLES = {
     "vgg": (Vgg, VGG, (4, 5, 3, 4), samples(30, 3, 16, 4, 8, torch.float64)),
     "pointwise": (Pointwise, POINTWISE, (3, 3, 3, 3), samples(30, 2, 12, 3, 8, torch.float64)),
     "in place": (in_place, IN_PLACE, (4, 5), samples(30, 3, 16, 4, 8, torch.float64)),
+    "squeezed": (Squeezed, SQUEEZED, (3, 4), samples(30, 3, 16, 4, 8, torch.float64)),
+    "branched": (Branched, BRANCHED, (3, 3, 4), samples(30, 3, 16, 4, 8, torch.float64)),
     "awkward": (Awkward, AWKWARD, (3, 3, 2, 3, 3), samples(30, 2, 12, 3, 8, torch.float64)),
 }
 

@@ -11,13 +11,14 @@ from torch.nn import functional
 
 from pipeline.config.digests import draw
 from pipeline.config.errors import Failed
-from pipeline.networks.shrink import Choice, apply_choice, consumer_columns
+from pipeline.networks.shrink import Choice, apply_choice, consumer_columns, neuron_columns, reader_columns
 from pipeline.networks.small import tiny
 from pipeline.networks.units import find_units
 from pipeline.search.actor import Actor
-from pipeline.search.question import Answer, Question, add, blocks
-from tests.networks.samples import Residual, Vgg, shaken
-from tests.search.benches import Awkward, Carried, Pointwise, bench, coordinator, in_place, samples
+from pipeline.search.artifacts import load_choice
+from pipeline.search.question import Answer, Commit, Question, add, blocks
+from tests.networks.samples import Branched, Residual, Squeezed, Vgg, shaken
+from tests.search.benches import Awkward, Carried, Pointwise, bench, coordinator, in_place, samples, search
 
 NETWORKS = {
     "tiny": (lambda: tiny(num_classes=5), 1, 28),
@@ -27,6 +28,8 @@ NETWORKS = {
     "awkward": (Awkward, 2, 12),
     "carried": (Carried, 2, 12),
     "in place": (in_place, 3, 16),
+    "squeezed": (Squeezed, 3, 16),
+    "branched": (Branched, 3, 16),
 }
 
 
@@ -62,15 +65,24 @@ def sums(inputs, wanted) -> dict[str, np.ndarray]:
     return {"gram": inputs.T @ inputs, "cross": wanted.T @ inputs, "total": (wanted**2).sum()}
 
 
+def sums_of_all(unit, read_in, wanted_in, images) -> dict[str, np.ndarray]:
+    """The sums of every consumer of a unit, by name: those behind the first are numbered."""
+    found = {}
+    for i, reader in enumerate(unit.consumers):
+        (inputs, _), (_, wanted) = seen_by(read_in, reader.path, images), seen_by(wanted_in, reader.path, images)
+        found |= {f"{name}/{i}" if i else name: value for name, value in sums(inputs, wanted).items()}
+    return found
+
+
 def choices_for(network, units, seed=0) -> dict[str, Choice]:
     """Half the neurons of each unit: in turn re-fitted, with coefficients, as they are."""
     generator, choices = torch.Generator().manual_seed(seed), {}
     for number, unit in enumerate(units.units.values()):
         kept = tuple(torch.randperm(unit.width, generator=generator)[: unit.width // 2].tolist())
-        columns = consumer_columns(network, unit)
-        weight = torch.randn(len(columns), len(kept) * unit.columns, generator=generator).to(columns) * columns.std()
+        given = [(reader_columns(network, reader), len(kept) * reader.columns) for reader in unit.consumers]
+        weight, *further = (torch.randn(len(rows), columns, generator=generator).to(rows) * rows.std() for rows, columns in given)
         coefficients = torch.rand(len(kept), generator=generator, dtype=torch.float64) + 0.5
-        choices[unit.name] = (Choice(kept, weight=weight), Choice(kept, coefficients), Choice(kept))[number % 3]
+        choices[unit.name] = (Choice(kept, weight=weight, further=tuple(further)), Choice(kept, coefficients), Choice(kept))[number % 3]
     return choices
 
 
@@ -88,13 +100,46 @@ def test_the_walks_sums_are_those_of_the_really_shrunk_network(name, tmp_path):
     asking, shrunk, choices = coordinator(given, calibration=21), copy.deepcopy(network), choices_for(network, given.units)
     for unit in given.units.units.values():
         (answer,) = asking.ask("gram", unit.name, asking.calibration_blocks())
-        inputs, _ = seen_by(shrunk, unit.consumer, stream.images)
-        _, wanted = seen_by(network, unit.consumer, stream.images)
-        close(answer.sums, sums(inputs, wanted))
+        close(answer.sums, sums_of_all(unit, shrunk, network, stream.images))
         assert answer.count == 21
         asking.commit(unit.name, choices[unit.name], "width reached", None)
         apply_choice(shrunk, unit, choices[unit.name])
     assert len(asking.committed) == len(given.units.units)
+
+
+def test_with_picks_the_sums_are_of_the_network_that_lost_the_other_neurons(tmp_path):
+    """With squeeze-excite what is left of a unit is excited otherwise: the re-fit must see that."""
+    network, stream = shaken(Squeezed()).double(), samples(21, 3, 16, 3, 8, torch.float64, shard=9)
+    given = bench(network, stream, tmp_path)
+    asking, shrunk = coordinator(given, calibration=21), copy.deepcopy(network)
+    for unit in given.units.units.values():
+        (whole,) = asking.ask("gram", unit.name, asking.calibration_blocks())
+        kept = (5, 0, 3)
+        (answer,) = asking.ask("gram", unit.name, asking.calibration_blocks(), picks=kept)
+        smaller = copy.deepcopy(shrunk)
+        apply_choice(smaller, unit, Choice(kept))
+        (inputs, _), (_, wanted) = seen_by(smaller, unit.consumer, stream.images), seen_by(network, unit.consumer, stream.images)
+        close(answer.sums, sums(inputs, wanted))
+        at = neuron_columns(kept, unit.columns)
+        assert not np.allclose(answer.sums["gram"], whole.sums["gram"][at][:, at], rtol=1e-3)
+        choice = Choice(kept, weight=torch.randn(len(consumer_columns(network, unit)), 3 * unit.columns).double())
+        asking.commit(unit.name, choice, "width reached", None)
+        apply_choice(shrunk, unit, choice)
+
+
+def test_a_refit_behind_squeeze_excite_is_least_squares_in_the_network_that_is_left(tmp_path):
+    network, stream = shaken(Squeezed()).double(), samples(40, 3, 16, 3, 8, torch.float64)
+    given = bench(network, stream, tmp_path)
+    lines = search(given, {"stem": 4, "a": 5}, 40, selector="reconstruction", mode="sequential", calibration_samples=40, ridge=1e-12)
+    shrunk = copy.deepcopy(network)
+    for line in [line for line in lines if line["kind"] == "unit"]:
+        unit, choice = given.units.units[line["unit"]], load_choice(tmp_path, Commit(line["unit"], tuple(line["kept"]), line["artifact"], line["sha256"]))
+        apply_choice(shrunk, unit, Choice(choice.kept))
+        (inputs, _), (_, wanted) = seen_by(shrunk, unit.consumer, stream.images), seen_by(network, unit.consumer, stream.images)
+        expected = torch.linalg.lstsq(inputs.flatten(0, 1), wanted.flatten(0, 1)).solution.T
+        torch.testing.assert_close(choice.weight, expected, rtol=1e-5, atol=1e-7)
+        consumer = shrunk.get_submodule(unit.consumer)
+        consumer.weight.data = choice.weight.view_as(consumer.weight)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -103,10 +148,11 @@ def test_the_dense_sums_are_those_of_hooks_on_the_dense_network(name, tmp_path):
     network, stream = shaken(build()).double(), samples(21, channels, side, 3, 8, torch.float64)
     given = bench(network, stream, tmp_path)
     grams = coordinator(given, calibration=21).dense_grams()
-    assert list(grams) == list(given.units.units)
-    for unit, gram in grams.items():
-        inputs, wanted = seen_by(network, given.units.units[unit].consumer, stream.images)
-        close({"gram": gram.numpy()}, {"gram": sums(inputs, wanted)["gram"]})
+    expected = {}
+    for name, unit in given.units.units.items():
+        found = sums_of_all(unit, network, network, stream.images)
+        expected |= {key.replace("gram", name): value for key, value in found.items() if key.startswith("gram")}
+    close({name: gram.numpy() for name, gram in grams.items()}, expected)
 
 
 def committed(given, choices) -> list:
@@ -128,7 +174,9 @@ def questions(given, commits) -> dict[tuple, Question]:
 
 
 def equal(first: Answer, second: Answer) -> bool:
-    return first.count == second.count and all(np.array_equal(first.sums[name], second.sums[name]) for name in ("gram", "cross", "total"))
+    return first.count == second.count and set(first.sums) == set(second.sums) >= {"gram", "cross", "total"} and all(
+        np.array_equal(value, second.sums[name]) for name, value in first.sums.items()
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -290,4 +338,4 @@ def test_activations_that_are_not_finite_are_named_by_unit(tmp_path):
     with pytest.raises(Failed, match="unit first: its activations are not finite"):
         asking.dense_grams()
     with pytest.raises(Failed, match="unit first: its activations are not finite"):
-        asking.quadratic(first, consumer_columns(network, first))
+        asking.quadratic(first, [consumer_columns(network, first)])
