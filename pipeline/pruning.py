@@ -29,7 +29,7 @@ from pipeline.journal import Journal
 from pipeline.networks.cost import CostTable
 from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
 from pipeline.networks.saved import arch_of, save_pruned
-from pipeline.networks.shrink import Choice, apply_choice
+from pipeline.networks.shrink import Choice, apply_choices
 from pipeline.networks.units import Units, find_units, without_large
 from pipeline.networks.zoo import Blueprint
 from pipeline.pruners.criteria import criterion_scores
@@ -91,8 +91,7 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
     if (difference := folding_difference(dense, units, choices, images[:4])) > FOLDING_LIMIT:
         raise Failed(f"prune: gated and shrunk network differ by {difference:.1e} (relative, float64); the module does more than its units show")
     network = copy.deepcopy(dense)
-    for name, choice in choices.items():
-        apply_choice(network, units.units[name], choice)
+    apply_choices(network, units.units, choices)
     plan = Blueprint("own", f"{type(model).__module__}.{type(model).__qualname__}", {})
     kept = {name: (units.units[name].width, choice.kept) for name, choice in choices.items()}
     macs = table.cost({name: len(choice.kept) for name, choice in choices.items()}).macs

@@ -21,7 +21,7 @@ from pipeline.journal import read as read_journal
 from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
 from pipeline.networks.saved import ARCH, arch_of, save_pruned
 from pipeline.networks.saved import WEIGHTS as MODEL
-from pipeline.networks.shrink import Choice, apply_choice
+from pipeline.networks.shrink import Choice, apply_choices
 from pipeline.pruners.pruner import Job, prune_units
 from pipeline.pruners.spending import spent
 from pipeline.search.artifacts import explained_share, load_choice
@@ -83,8 +83,7 @@ def run_shrink(context: Context, dense: Dense, search: Done) -> Done:
             raise Failed(f"shrink: gated and shrunk network differ by {difference:.1e} (relative, float64), allowed is {FOLDING_LIMIT:g}")
         single = folding_difference(dense.network, units, choices, images, torch.float32)
         shrunk = copy.deepcopy(dense.network)
-        for name, choice in choices.items():
-            apply_choice(shrunk, units.units[name], choice)
+        apply_choices(shrunk, units.units, choices)
         save_pruned(folder, shrunk, arch_of(dense.plan, units, choices, context.config.prune.units))
         widths = {name: len(choice.kept) for name, choice in choices.items()}
         sizes = {"dense": vars(table.cost({})), "pruned": vars(table.cost(widths))}

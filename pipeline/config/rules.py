@@ -49,8 +49,12 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
     for key, value, built in (("refit", prune.refit, ("none", "lsq")), ("allocation", prune.allocation, (None, "uniform", "marginal", "global"))):
         if value not in built:
             later(key, value, [name for name in built if name])
-    if prune.units != ["hidden"]:
-        later("units", prune.units, ["[hidden]"])
+    if "branch" in prune.units:
+        later("units", prune.units, ["[hidden]", "[stream]", "[hidden, stream]"])
+    if "stream" in prune.units and prune.mode == "sequential" and (selector == "reconstruction" or prune.refit != "none"):
+        refuse("prune.mode: 'sequential' does not go with prune.units stream, which is re-fitted in the dense network; set mode independent")
+    if "stream" in prune.units and selector == "loss" and prune.refit != "none":
+        refuse(f"prune.refit: {prune.refit!r} of prune.selector 'loss' does not go with prune.units stream; set refit none")
     if budget_kind not in BUDGETS:
         refuse(f"budget.{budget_kind}: is not built yet; give one of {', '.join(BUDGETS)}")
     if selector == "loss" and prune.mode == "independent":

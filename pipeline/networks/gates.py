@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-from pipeline.networks.shrink import Choice, apply_choice, neuron_columns
+from pipeline.networks.shrink import Choice, apply_choices, neuron_columns
 from pipeline.networks.units import Units
 
 FOLDING_LIMIT = 1e-10  # relative, float64
@@ -47,8 +47,7 @@ def folding_difference(network: nn.Module, units: Units, choices: dict[str, Choi
     """Largest difference between gated and shrunk network on `images`, relative to the largest output; inf if not finite."""
     network = copy.deepcopy(network).to("cpu", dtype).eval()
     shrunk = copy.deepcopy(network)
-    for name, choice in choices.items():
-        apply_choice(shrunk, units.units[name], choice)
+    apply_choices(shrunk, units.units, choices)
     images = images.to("cpu", dtype)
     with torch.no_grad():
         expected, found = gated(network, units, choices)(images.clone()), shrunk(images.clone())

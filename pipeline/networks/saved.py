@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.config.errors import BadInput
 from pipeline.config.files import write_json
 from pipeline.networks import zoo
-from pipeline.networks.shrink import Choice, apply_choice
+from pipeline.networks.shrink import Choice, apply_choices
 from pipeline.networks.units import Units, find_units
 from pipeline.tensorfile import save_tensors
 
@@ -45,7 +45,7 @@ def shrunk_to(dense: nn.Module, arch: dict, place) -> nn.Module:
             raise BadInput(f"{place}: unit {name} of width {width} does not fit the network ({found}); give the builder that was pruned")
         if not kept or len(set(kept)) < len(kept) or not all(type(i) is int and 0 <= i < width for i in kept):
             raise BadInput(f"{place}: unit {name}: kept must name different neurons among 0 to {width - 1}; save the network again")
-        apply_choice(dense, units[name], Choice(kept))
+    apply_choices(dense, units, {name: Choice(tuple(entry["kept"])) for name, entry in arch["units"].items()})
     return dense
 
 

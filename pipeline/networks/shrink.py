@@ -51,10 +51,28 @@ def chosen_columns(network: nn.Module, unit: Unit, choice: Choice, reader: Reade
 
 def apply_choice(network: nn.Module, unit: Unit, choice: Choice, behind: bool = False) -> None:
     """Shrink `unit` inside `network`, in place; with `behind` only from its hold on: what comes before stays at full width."""
+    _keep_readers(network, unit, choice)
+    _keep_neurons(network, unit, choice, behind)
+
+
+def apply_choices(network: nn.Module, units: dict[str, Unit], choices: dict[str, Choice]) -> None:
+    """Shrink several units in place: what reads them first, since re-fitted columns are those of whole readers."""
+    for name, choice in choices.items():
+        _keep_readers(network, units[name], choice)
+    for name, choice in choices.items():
+        _keep_neurons(network, units[name], choice)
+
+
+def _keep_readers(network: nn.Module, unit: Unit, choice: Choice) -> None:
+    """Cut whoever reads the neurons linearly."""
     columns = [chosen_columns(network, unit, choice, reader) for reader in unit.readers]
     for reader, weight in zip(unit.readers, columns):
         _keep_inputs(network.get_submodule(reader.path), weight, len(choice.kept))
-    before = () if behind else (*unit.producers, *(path for path in unit.followers if path not in unit.behind))
+
+
+def _keep_neurons(network: nn.Module, unit: Unit, choice: Choice, behind: bool = False) -> None:
+    """Cut whoever writes the neurons or acts on them."""
+    before = () if behind else (path for path in (*unit.producers, *unit.followers) if path not in unit.behind)
     for path in (*before, *unit.behind, *unit.excites):
         _keep_outputs(network.get_submodule(path), torch.tensor(choice.kept))
 

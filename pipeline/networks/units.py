@@ -25,7 +25,7 @@ class Unit:
 
     With squeeze-excite `squeezes` read them too and `excites` write the factors by which they come to the consumers.
     `hold` = the step before the first reader; the values of `carriers` (step, dimension) carry the neurons there;
-    `behind` = the followers that come after it.
+    `behind` = the followers, and of a stream the producers, that come after it.
     """
 
     name: str
@@ -71,27 +71,40 @@ class Units:
 
 
 def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
-    """Find the units of `network`. Raises UnsupportedModule naming the module's path."""
+    """Find the units of these kinds, hidden ones first, each kind input to output. Raises UnsupportedModule naming the module's path.
+
+    `hidden`: an activation lies between the one producer and the readers. `stream`: everything that is added to each other,
+    or passed on as it is, cut together; one that cannot be is left whole.
+    """
     graph = Graph(network)
     groups, flows = follow(network, graph)
     units, left = {}, {}
     for group in groups:
         if not (group.producers or group.end):
             continue  # what an unsupported step made of other channels: those are named
-        if (reason := _reason(group, groups)) is not None:
-            left[group.name] = reason
-            continue
-        if group.unsupported:
+        kind = "stream" if group.joins or not _is_activated(group, groups) else "hidden"
+        reason = _reason(group, kind, kinds)
+        if reason is None and group.unsupported:
             path, what = group.unsupported[0]
-            raise UnsupportedModule(f"{path}: {what} acts on unit {group.name} and is not supported; this network cannot be pruned safely")
-        units[group.name] = _unit(graph, flows, group)
+            reason = f"{path}: {what} acts on unit {group.name} and is not supported; this network cannot be pruned safely"
+            if kind == "hidden":
+                raise UnsupportedModule(reason)
+        if reason is None:
+            try:
+                units[group.name] = _unit(graph, flows, group, kind)
+                continue
+            except UnsupportedModule as error:
+                if kind == "hidden":
+                    raise
+                reason = str(error)
+        left[group.name] = reason
     if not units:
         found = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[-3:]) or "no layers"
-        raise UnsupportedModule(f"{type(network).__name__}: has no hidden unit; what was found last: {found}")
-    return Units(graph, dict(sorted(units.items(), key=lambda item: item[1].hold)), left)
+        raise UnsupportedModule(f"{type(network).__name__}: has no {' or '.join(kinds)} unit; what was found last: {found}")
+    return Units(graph, dict(sorted(units.items(), key=lambda item: (item[1].kind != "hidden", item[1].hold))), left)
 
 
-def _unit(graph: Graph, flows: dict, group: Group) -> Unit:
+def _unit(graph: Graph, flows: dict, group: Group, kind: str) -> Unit:
     """A group as a unit. Raises UnsupportedModule where no stretch of the network could run from its readers."""
     consumers, squeezes = (tuple(sorted((Reader(*one) for one in many), key=lambda r: r.cut)) for many in (group.consumers, group.squeezes))
     hold = min(reader.cut for reader in (*consumers, *squeezes))
@@ -100,22 +113,22 @@ def _unit(graph: Graph, flows: dict, group: Group) -> Unit:
     carrying = [node for node in graph.live[hold] if node in flows and flows[node].group is group]
     carriers = tuple((graph.index[node], -1 if flows[node].layout == "last" else 1) for node in carrying)
     steps = {node.target: step for step, node in enumerate(graph.nodes) if node.op == "call_module"}
-    behind = tuple(path for path in group.followers if steps[path] >= hold)
+    behind = tuple(path for path in (*group.producers, *group.followers) if steps[path] >= hold)
     writers = (tuple(group.producers), tuple(group.followers))
-    return Unit(group.name, "hidden", group.width, *writers, consumers, squeezes, tuple(group.excites), hold, carriers, behind)
+    return Unit(group.name, kind, group.width, *writers, consumers, squeezes, tuple(group.excites), hold, carriers, behind)
 
 
-def _reason(group: Group, groups: list[Group]) -> str | None:
-    """Why these channels are no hidden unit, or None if they are."""
+def _reason(group: Group, kind: str, kinds) -> str | None:
+    """Why these channels are no unit of these kinds, or None if they are."""
     if group.end:
         return f"the network's {group.end}"
     if group.inside:
         return f"inside the squeeze-excite of {group.inside}"
-    if group.joins:
-        return f"stream: {len(group.producers)} layers write it, joined at {group.joins[0]}"
-    if not _is_activated(group, groups):
+    if kind not in kinds:
+        if group.joins:
+            return f"stream: {len(group.producers)} layers write it, joined at {group.joins[0]}"
         touched = f"; {group.unsupported[0][1]} at {group.unsupported[0][0]} acts on it" if group.unsupported else ""
-        return f"stream: no activation lies between its producer and its consumer{touched}"
+        return "hidden" if kind == "hidden" else f"stream: no activation lies between its producer and its consumer{touched}"
     if not group.consumers and not group.unsupported:
         return "nothing reads it linearly"
     return None

@@ -137,12 +137,12 @@ def order(job: Job, unit: Unit, quadratic: Quadratic | None, width: int) -> list
 
 
 def scores(job: Job, unit: Unit) -> torch.Tensor:
-    """What a scored selector gives each neuron of a unit (N,): the higher the better."""
+    """What a scored selector gives each neuron of a unit (N,), summed over all that write it: the higher the better."""
     if job.scores is not None:
         return job.scores[unit.name]
     if job.prune.selector == "bn":
-        return bn_scores(_batch_norm(job.network, unit).weight)
-    return SCORES[job.prune.selector](job.network.get_submodule(unit.producers[-1]).weight)
+        return sum(bn_scores(norm.weight) for norm in _batch_norms(job.network, unit))
+    return sum(SCORES[job.prune.selector](job.network.get_submodule(path).weight) for path in unit.producers)
 
 
 def order_of(prune: Prune, quadratic: Quadratic, width: int | None = None) -> list[Pick]:
@@ -152,12 +152,12 @@ def order_of(prune: Prune, quadratic: Quadratic, width: int | None = None) -> li
     return backward(quadratic, prune.ridge)[:width]
 
 
-def _batch_norm(network: nn.Module, unit: Unit) -> nn.Module:
-    """The first batch norm behind the unit's producer. Raises BadInput where there is none with a scale."""
-    for path in unit.followers:
-        module = network.get_submodule(path)
-        if isinstance(module, _BatchNorm) and module.weight is not None:
-            return module
+def _batch_norms(network: nn.Module, unit: Unit) -> list[nn.Module]:
+    """The first batch norm behind the unit's producer, of a stream all of them. Raises BadInput where there is none with a scale."""
+    found = [network.get_submodule(path) for path in unit.followers]
+    found = [module for module in found if isinstance(module, _BatchNorm) and module.weight is not None]
+    if found:
+        return found if unit.kind == "stream" else found[:1]
     raise BadInput(f"unit {unit.name}: prune.selector 'bn' needs a batch norm with a scale behind its producer; choose another selector")
 
 

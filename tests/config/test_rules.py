@@ -78,7 +78,7 @@ def test_a_combination_that_makes_no_sense_names_both_settings(prune, two):
     *(({"reference": name, "selector": "loss"}, "prune.reference") for name in ("official", "official-fixed")),
     ({"refit": "affine"}, "prune.refit"),
     *(({"allocation": name}, "prune.allocation") for name in ("tolerance",)),
-    *(({"units": names}, "prune.units") for names in (["branch"], ["stream"], ["hidden", "stream"], ["hidden", "branch", "stream"])),
+    *(({"units": names}, "prune.units") for names in (["branch"], ["hidden", "branch", "stream"])),
 ])
 def test_a_pruner_that_is_not_built_is_refused_by_name_with_what_is(prune, key):
     message = refusal(prune)
@@ -186,3 +186,16 @@ def test_only_criteria_of_gradients_read_images_where_nothing_is_refitted(select
     found = config({"selector": selector, "refit": "none", "allocation": "uniform"}).prune
     assert (found.calibration_samples, found.ridge, found.mode) == (images, None, None)
     assert config({"selector": selector}).prune.calibration_samples == 2000
+
+
+@pytest.mark.parametrize("prune", [{}, {"selector": "l1"}, {"selector": "reconstruction", "refit": "none"}])
+def test_streams_are_refitted_in_the_dense_network_alone(prune):
+    message = refusal(prune | {"units": ["hidden", "stream"]})
+    assert "prune.mode: 'sequential'" in message and "prune.units stream" in message and "independent" in message
+    assert config(prune | {"units": ["hidden", "stream"], "mode": "independent"}).prune.units == ["hidden", "stream"]
+    assert config({"selector": "bn", "refit": "none", "units": ["stream"]}).prune.units == ["stream"]
+
+
+def test_the_loss_search_of_streams_is_not_refitted():
+    message = refusal({"selector": "loss", "refit": "lsq", "mode": None, "units": ["stream"]})
+    assert "prune.refit: 'lsq'" in message and "set refit none" in message
