@@ -80,7 +80,7 @@ class Graph:
             raise UnsupportedModule(f"{type(network).__name__}: forward takes {len(inputs)} inputs; one batch of images is supported")
         self.input, self.output = inputs[0], self.nodes[-1]
         if not isinstance(self.output.args[0], fx.Node):
-            found = type(self.output.args[0]).__name__
+            found = type(self.output.args[0]).__name__.removeprefix("immutable_")
             raise UnsupportedModule(f"{type(network).__name__}: forward returns {found}; one tensor of logits is supported")
 
     def run(self, network: nn.Module, values: dict, start: int, stop: int) -> dict:

@@ -39,11 +39,20 @@ class Flow:
 
 
 def add(first: Flow, second: Flow, path: str, groups: list[Group], flows: dict) -> Flow:
-    """Two groups added to each other become one stream."""
-    first.group.joins.append(path)
+    """Two groups added to each other become one stream; channels and what an unsupported step made of them stay what they are."""
+    if not (_is_made_from(first.group, second.group) or _is_made_from(second.group, first.group)):
+        first.group.joins.append(path)
     if first.group is not second.group:
         _merge(first.group, second.group, ("producers", "excites"), groups, flows)
     return first
+
+
+def _is_made_from(group: Group, other: Group) -> bool:
+    """Whether unsupported steps alone lead from the other group to this one."""
+    found = [group]
+    for one in found:  # grows as it goes
+        found += [source for source in dict.fromkeys(one.sources) if source not in found]
+    return other in found[1:]
 
 
 def multiply(first: Flow, second: Flow, path: str, groups: list[Group], flows: dict) -> tuple[Flow | None, str | None]:
@@ -95,6 +104,7 @@ def _merge(first: Group, second: Group, writers, groups, flows) -> None:
     """Make the second group a part of the first."""
     for name in (*writers, "followers", "consumers", "squeezes", "joins", "unsupported", "sources"):
         getattr(first, name).extend(getattr(second, name))
+    first.sources = [source for source in first.sources if source not in (first, second)]
     first.end = first.end or second.end
     groups.remove(second)
     for group in groups:

@@ -136,8 +136,10 @@ def _reason(group: Group, kind: str, kinds) -> str | None:
 
 def _is_activated(group: Group, groups: list[Group]) -> bool:
     """Whether an activation acts on the channels, also where something unsupported came in between."""
-    made = [other for other in groups if group in other.sources and not other.joins]
-    return group.active or any(_is_activated(other, groups) for other in made)
+    found = [group]
+    for one in found:  # grows as it goes
+        found += [other for other in groups if one in other.sources and not other.joins and other not in found]
+    return any(one.active for one in found)
 
 
 def _refuse_carried(graph: Graph, flows: dict, unit: str, cut: int) -> None:

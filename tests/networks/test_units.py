@@ -1,5 +1,7 @@
 """Units of real families by name; what cannot be pruned safely is refused by path, never cut wrongly."""
 
+import copy
+
 import timm
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ import pytest
 from pipeline.config.errors import BadInput, UnsupportedModule
 from pipeline.networks.follow import follow
 from pipeline.networks.graph import Graph
+from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.networks.small import mobilenetv2_28, tiny
 from pipeline.networks.units import find_units, without_large
 from tests.networks import samples
@@ -172,6 +175,13 @@ REFUSED = {
     "weight read by itself": (lambda: middle(lambda net, x: x * net.conv1.weight.abs().mean()), "conv1", "a weight that forward also reads"),
     "bare parameter": (lambda: middle(lambda net, x: x * net.gamma, gamma=nn.Parameter(torch.rand(8, 1, 1))), "mul", "acts on unit conv1"),
     "bare parameter added": (lambda: middle(lambda net, x: x + net.beta, beta=nn.Parameter(torch.rand(8, 1, 1))), "add", "acts on unit conv1"),
+    "channels normalised by themselves": (lambda: middle(lambda net, x: x + x / x.norm(dim=1, keepdim=True)), "norm", "operation norm acts on unit"),
+    "halves of one layer multiplied": (lambda: middle(_halves, wide=conv(8, 16, 1)), "chunk", "operation chunk acts on unit"),
+    "attention over channels": (lambda: middle(lambda net, x: net.mix(x.flatten(2))[0].unflatten(2, (16, 16)), mix=_Attention()), "flatten", "acts on unit"),
+    "a layer inside a list used by turns": (lambda: middle(_turns, many=nn.ModuleList([conv(8, 8), conv(8, 8)])), "many.0", "used more than once"),
+    "a buffer that masks": (lambda: _masked(), "mul", "operation mul acts on unit conv1"),
+    "a dictionary of outputs": (lambda: Stripped(lambda net, x: {"logits": net.fc(x)}, fc=nn.Linear(4, 4)), "Stripped", "returns dict"),
+    "a second input without a default": (lambda: samples.TwoInputs(), "TwoInputs", "takes 2 inputs"),
     "concatenation": (lambda: middle(lambda net, x: torch.cat([x, x], 1)[:, :8]), "cat", "acts on unit conv1"),
     "control flow": (lambda: middle(decided), "Between", "cannot be followed"),
     "control flow inside": (lambda: Traced(Stripped(decided)), "between", "cannot be followed"),
@@ -209,6 +219,32 @@ REFUSED = {
     "regnet's grouped conv": (lambda: timm.create_model("regnety_002"), "s1.b1.conv2.conv", "grouped Conv2d"),
     "densenet's concatenation": (lambda: timm.create_model("densenet121"), "features.denseblock1.denselayer1", "cat"),
 }
+
+
+class _Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.MultiheadAttention(256, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.inner(x, x, x)
+
+
+def _halves(net, x):
+    first, second = torch.relu(net.wide(x)).chunk(2, 1)
+    return first * torch.sigmoid(second)
+
+
+def _turns(net, x):
+    for step in range(4):
+        x = torch.relu(net.many[step % 2](x))
+    return x
+
+
+def _masked():
+    network = middle(lambda net, x: x * net.mask)
+    network.register_buffer("mask", torch.ones(8, 1, 1))
+    return network
 
 
 def _softly(net, x):
@@ -266,6 +302,37 @@ def test_what_cannot_be_pruned_safely_is_refused_by_path(what):
 @pytest.mark.parametrize("kind", ["avg", "max", "avgmax", "fast", "fastmax", "fastavgmax"])
 def test_timms_global_pools_end_maps_in_vectors(kind):
     assert consumers(_pooled_by(kind)) == {"conv1": (8, "fc", 1)}
+
+
+class Tokens(nn.Module):
+    """A user's transformer block: class token, position embedding, attention, layer norms, layer scale, an optional mask; and an MLP."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.cls, self.position = nn.Conv2d(3, 12, 8, 8), nn.Parameter(torch.rand(1, 1, 12)), nn.Parameter(torch.rand(1, 5, 12))
+        self.norm1, self.qkv, self.proj, self.gamma = nn.LayerNorm(12), nn.Linear(12, 36), nn.Linear(12, 12), nn.Parameter(torch.rand(12))
+        self.norm2, self.fc1, self.fc2, self.head = nn.LayerNorm(12), nn.Linear(12, 20), nn.Linear(20, 12), nn.Linear(12, 4)
+
+    def forward(self, x, mask=None, scale: float = 1.0):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.position
+        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, 2, 6)).permute(2, 0, 3, 1, 4).unbind(0)
+        read = (q @ k.transpose(-2, -1) * scale).softmax(-1) @ v
+        x = x + self.gamma * self.proj(read.transpose(1, 2).flatten(2))
+        x = x + self.fc2(functional.gelu(self.fc1(self.norm2(x))))
+        return self.head(x[:, 0])
+
+
+def test_of_a_transformer_the_hidden_layers_are_pruned_and_the_rest_is_left_by_name():
+    network = samples.shaken(Tokens())
+    units = find_units(network)
+    assert {name: (unit.width, unit.consumer) for name, unit in units.units.items()} == {"fc1": (20, "fc2")}
+    assert "flatten" in units.left["patch"] and "unflatten at unflatten acts on it" in units.left["qkv"] and "mul" in units.left["proj"]
+    small, masked, values = copy.deepcopy(network), copy.deepcopy(network), samples.images(2)
+    apply_choice(small, units.units["fc1"], Choice((3, 19, 0)))
+    masked.fc2.weight.data[:, [i for i in range(20) if i not in (3, 19, 0)]] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(small(values), masked(values))
 
 
 def test_a_unit_may_be_read_by_several_layers():

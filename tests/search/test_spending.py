@@ -12,7 +12,7 @@ from pipeline.config.settings import Prune
 from pipeline.networks.cost import CostTable
 from pipeline.pruners.spending import spent
 from tests.conftest import ROOT
-from tests.networks.samples import Residual, shaken
+from tests.networks.samples import Branched, Residual, Squeezed, shaken
 from tests.search.benches import Samples, bench, samples, search
 
 
@@ -61,6 +61,20 @@ def test_images_and_macs_are_what_the_search_used(settings, tmp_path):
             by_hand += 8 * (sum(layers[:at]) + line["candidates"] * sum(layers[at:]))
         assert cost.macs == by_hand
         assert 0.3 < counter.get_total_flops() / 2 / cost.macs < 1.1  # candidates change one column of the consumer, not all
+
+
+@pytest.mark.parametrize("build", [Squeezed, Branched])
+@pytest.mark.parametrize("mode", ["sequential", "independent"])
+def test_a_unit_that_is_measured_once_more_reads_no_image_again(build, mode, tmp_path):
+    plain = samples(40, 3, 16, 4, 8)
+    network, stream = shaken(build()), Counted(plain.images, plain.labels, plain.batch)
+    given = bench(network, stream, tmp_path)
+    settings = dict(selector="reconstruction", mode=mode, calibration_samples=24)
+    options = resolve_prune(Prune(**settings, allocation="uniform"), "test", "width")
+    Counted.read = 0
+    lines = search(given, {name: 3 for name in given.units.units}, 24, **settings)
+    table = CostTable(network, given.units, torch.zeros(1, 3, 16, 16))
+    assert spent(lines, options, given.scoring, given.units, table, network).images == Counted.read == 24
 
 
 LIMITED = """
