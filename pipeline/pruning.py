@@ -35,6 +35,7 @@ from pipeline.networks.zoo import Blueprint
 from pipeline.pruners.criteria import criterion_scores
 from pipeline.pruners.curves import measure_curves, score_curves
 from pipeline.pruners.pruner import Job, Measured, dense_quadratics, prune_units
+from pipeline.pruners.shipped import ship
 from pipeline.search.actor import Bench
 from pipeline.search.artifacts import load_choice
 from pipeline.search.coordinator import Coordinator
@@ -196,24 +197,22 @@ def _search(dense, units: Units, sharing: Sharing, options: Prune, images, label
         if measures_dense(options):
             grams = coordinator.dense_grams()
             measured = Measured(dense_quadratics(dense, units, grams), {})
-        scores = _scores(coordinator, dense, units, options, images)
+        gradients = coordinator.gradients(CRITERIA[options.selector]) if reads_gradients(options) else None
+        example, scores, shipped = images[:1].to(_device(dense)), None, None
+        if options.as_shipped:
+            allocation, shipped = ship(options.selector, dense, units, sharing, example, gradients)
+        elif options.selector in CRITERIA:
+            scores = criterion_scores(options.selector, dense, units, example, gradients)
         if follows_curves(options):
             job = Job(dense, units, {}, curves_pruner(options), seed, measured, scores)
             probed = options.allocation == "marginal"
             found = measure_curves(job, coordinator, min(options.probe_samples, len(images))) if probed else score_curves(job)
             curves = {name: curve.values for name, curve in found.items()}
-        job = Job(dense, units, sharing.widths(curves).widths, options, seed, measured if options.mode == "independent" else None, scores)
+        allocation = allocation if options.as_shipped else sharing.widths(curves)
+        job = Job(dense, units, allocation.widths, options, seed, measured if options.mode == "independent" else None, scores, shipped)
         prune_units(job, coordinator)
         journal.close()
         return {commit.unit: load_choice(Path(folder), commit) for commit in coordinator.committed}
-
-
-def _scores(coordinator, dense, units, options, images) -> dict[str, torch.Tensor] | None:
-    """What a criterion of Torch-Pruning gives each neuron; None for another selector."""
-    if options.selector not in CRITERIA:
-        return None
-    gradients = coordinator.gradients(CRITERIA[options.selector]) if reads_gradients(options) else None
-    return criterion_scores(options.selector, dense, units, images[:1].to(_device(dense)), gradients)
 
 
 @contextmanager

@@ -46,11 +46,12 @@ def _scoring(config: Config) -> dict:
 def scores_settings(config: Config) -> dict | None:
     """Null for a selector that is not Torch-Pruning's; what looks at the weights alone reads no images."""
     prune = config.prune
-    if prune.selector not in CRITERIA:
-        return None
     reads = reads_gradients(prune)
+    if prune.selector not in CRITERIA or (prune.as_shipped and not reads):
+        return None
     return {
-        "prune": {"selector": prune.selector, "units": prune.units, "calibration_samples": prune.calibration_samples if reads else None},
+        "prune": {"selector": prune.selector, "units": prune.units, "calibration_samples": prune.calibration_samples if reads else None}
+        | ({"as_shipped": True} if prune.as_shipped else {}),
         "scoring": {name: getattr(config.scoring, name) for name in ("batch", "block_samples", "threads")} if reads else None,
         "seed": config.seed if reads else None,
     }

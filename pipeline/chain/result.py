@@ -42,7 +42,7 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
         "num_classes": config.network.num_classes,
         "test_samples": splits.test.manifest.samples,
         "weights_sha256": dense.weights_sha256,
-        **{name: getattr(prune, name) for name in ("selector", "refit", "allocation", "curves", "engine", "reference", "mode")},
+        **{name: getattr(prune, name) for name in ("selector", "refit", "allocation", "curves", "engine", "reference", "mode", "as_shipped")},
         "budget_kind": kind,
         "budget_target": budget_target(kind, target),
         "note": search["note"],

@@ -16,11 +16,11 @@ from pipeline.stages.clock import timed
 from pipeline.stages.store import Done, Stage
 from pipeline.tensorfile import save_tensors
 
-SCORES = "scores.safetensors"
+SCORES, GRADIENTS = "scores.safetensors", "gradients.safetensors"
 
 
 def run_scores(context: Context, data: Done, dense: Dense) -> Done | None:
-    """Stage `scores`: (N,) of every unit; None for a selector that is not Torch-Pruning's."""
+    """Stage `scores`: (N,) of every unit, as shipped the gradients that the library asks for; None where nothing reads either."""
     config, settings = context.config, scores_settings(context.config)
     if settings is None:
         return None
@@ -33,14 +33,20 @@ def run_scores(context: Context, data: Done, dense: Dense) -> Done | None:
             with executor_of(context, dense, data, units, folder) as executor:
                 coordinator = Coordinator(executor, None, folder, config.scoring, config.prune.calibration_samples, context.observe)
                 gradients = coordinator.gradients(statistic)
-        images = example_images(dense.preprocess.in_chans, dense.preprocess.img_size)
-        save_tensors(folder / SCORES, criterion_scores(config.prune.selector, dense.network, units, images, gradients))
+        images, name = example_images(dense.preprocess.in_chans, dense.preprocess.img_size), GRADIENTS if config.prune.as_shipped else SCORES
+        found = gradients if config.prune.as_shipped else criterion_scores(config.prune.selector, dense.network, units, images, gradients)
+        save_tensors(folder / name, found)
         cost = spent_on_gradients(config.prune.calibration_samples if statistic else 0, units, dense.network, images)
-        return [SCORES], {"seconds": watch.seconds(), **vars(cost)}
+        return [name], {"seconds": watch.seconds(), **vars(cost)}
 
     return context.store.run(stage, timed(work), context.observe)
 
 
 def scores_of(scores: Done | None) -> dict | None:
     """{unit: (N,)} of a finished stage; None without one."""
-    return None if scores is None else load_file(scores.folder / SCORES)
+    return load_file(scores.folder / SCORES) if scores and SCORES in scores.artifacts else None
+
+
+def gradients_of(scores: Done | None) -> dict | None:
+    """{parameter: mean} of a finished stage of a pruner as shipped; None without one."""
+    return load_file(scores.folder / GRADIENTS) if scores and GRADIENTS in scores.artifacts else None

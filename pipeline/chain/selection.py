@@ -9,7 +9,7 @@ from pipeline.chain.asking import executor_of
 from pipeline.chain.context import Context
 from pipeline.chain.curves import read_curves
 from pipeline.chain.normalise import search_settings
-from pipeline.chain.scores import scores_of
+from pipeline.chain.scores import gradients_of, scores_of
 from pipeline.chain.sources import Dense
 from pipeline.chain.statistics import measured_of
 from pipeline.chain.target import find_target, units_and_cost
@@ -19,10 +19,11 @@ from pipeline.config.rules import warnings_of
 from pipeline.journal import SCHEMA, Journal
 from pipeline.journal import read as read_journal
 from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
-from pipeline.networks.saved import ARCH, arch_of, save_pruned
+from pipeline.networks.saved import ARCH, arch_of, example_images, save_pruned
 from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.networks.shrink import Choice, apply_choices
 from pipeline.pruners.pruner import Job, prune_units
+from pipeline.pruners.shipped import ship
 from pipeline.pruners.spending import spent
 from pipeline.search.artifacts import explained_share, load_choice
 from pipeline.search.coordinator import Coordinator
@@ -37,7 +38,6 @@ def run_search(context: Context, data: Done, dense: Dense, scores: Done | None, 
     statistics = statistics if config.prune.mode == "independent" else None
     read = [done for done in (scores, statistics, curves) if done]
     inputs = {"data": data.facts["train"], "dense": dense.digest} | {done.stage.name: done.digest(*done.artifacts) for done in read}
-    allocation = target.sharing.widths(curves and read_curves(curves))
     stage = Stage("search", 2, search_settings(config), inputs)
     for warning in warnings_of(config.prune):
         context.observe({"event": "notice", "message": warning})
@@ -48,7 +48,12 @@ def run_search(context: Context, data: Done, dense: Dense, scores: Done | None, 
         journal = Journal(folder / "journal.jsonl", context.observe, guard)
         journal.commit(begin)
         measured = measured_of(dense, target.units, statistics)
-        job = Job(dense.network, target.units, allocation.widths, config.prune, config.seed, measured, scores_of(scores))
+        if config.prune.as_shipped:
+            images = example_images(dense.preprocess.in_chans, dense.preprocess.img_size)
+            allocation, shipped = ship(config.prune.selector, dense.network, target.units, target.sharing, images, gradients_of(scores))
+        else:
+            allocation, shipped = target.sharing.widths(curves and read_curves(curves)), None
+        job = Job(dense.network, target.units, allocation.widths, config.prune, config.seed, measured, scores_of(scores), shipped)
         with executor_of(context, dense, data, target.units, folder) if config.prune.mode else nullcontext() as executor:
             coordinator = Coordinator(executor, journal, folder, config.scoring, config.prune.calibration_samples or 0, context.observe)
             prune_units(job, coordinator)

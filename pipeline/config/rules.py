@@ -29,6 +29,7 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
     def later(key, value, built):
         refuse(f"prune.{key}: {value!r} is not built yet; give {' or '.join(built)}")
 
+    prune = _shipped(prune, refuse) if prune.as_shipped else prune
     selector = prune.selector
     if selector not in SELECTORS:
         refuse(f"prune.selector: {selector!r} is unknown; give one of {', '.join(SELECTORS)}")
@@ -81,6 +82,17 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
             "max_picks": prune.max_picks if selector == "loss" else None,
         }
     )
+
+
+def _shipped(prune: Prune, refuse) -> Prune:
+    """As shipped nothing of ours takes part: original weights, the library's own widths, every group that it prunes."""
+    if prune.selector not in CRITERIA:
+        refuse(f"prune.as_shipped: true does not go with prune.selector {prune.selector!r}; give one of {', '.join(CRITERIA)}")
+    own = {"refit": ("none",), "allocation": (None, "uniform"), "units": (["hidden", "stream"],), "round_to": (None,)}
+    for key, allowed in own.items():
+        if key in prune.model_fields_set and (value := getattr(prune, key)) not in allowed:
+            refuse(f"prune.{key}: {value!r} does not go with prune.as_shipped, which takes {allowed[-1]}; set one of the two")
+    return prune.model_copy(update={"refit": "none", "allocation": "uniform", "units": ["hidden", "stream"]})
 
 
 def _curves(prune: Prune, refuse) -> str:

@@ -71,6 +71,7 @@ class Prune(Section):
     reference: str | None = None
     calibration_samples: int | None = Field(2000, ge=1)
     units: list[Literal["hidden", "branch", "stream"]] = Field(["hidden"], min_length=1)
+    as_shipped: bool = False  # tp.<criterion> as that library prunes: its own widths, groups and weights
     round_to: int | None = Field(None, ge=1)  # widths are rounded up to a multiple of it, at most to the whole unit
     ridge: float | None = Field(1e-2, ge=0)  # x mean diagonal of G: the pull of a re-fit toward the old weights
     candidates: int | None = Field(50, ge=1)  # of a step of engine stochastic

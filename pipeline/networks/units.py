@@ -63,11 +63,12 @@ class Unit:
 
 @dataclass(frozen=True)
 class Units:
-    """The units that can be pruned, input to output, and everything else with the reason why not."""
+    """The units that can be pruned, input to output, everything else with the reason why not, the layers that write the output."""
 
     graph: Graph
     units: dict[str, Unit]
     left: dict[str, str]
+    outputs: tuple[str, ...]
 
 
 def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
@@ -101,7 +102,8 @@ def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
     if not units:
         found = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[-3:]) or "no layers"
         raise UnsupportedModule(f"{type(network).__name__}: has no {' or '.join(kinds)} unit; what was found last: {found}")
-    return Units(graph, dict(sorted(units.items(), key=lambda item: (item[1].kind != "hidden", item[1].hold))), left)
+    outputs = tuple(path for group in groups if group.end == "output" for path in group.producers)
+    return Units(graph, dict(sorted(units.items(), key=lambda item: (item[1].kind != "hidden", item[1].hold))), left, outputs)
 
 
 def _unit(graph: Graph, flows: dict, group: Group, kind: str) -> Unit:

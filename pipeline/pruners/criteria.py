@@ -15,18 +15,23 @@ def criterion_scores(selector: str, network: nn.Module, units: Units, images: to
     `images` (1, C, S, S): what its graph is traced with. `gradients`: {parameter: mean} of the loss for `tp.taylor`, of the
     squared loss gradients of single images for `tp.hessian`, else None. Raises BadInput naming a unit that it gives no score.
     """
+    library, network, criterion = criterion_of(selector, copy.deepcopy(network), gradients)
+    graph = library.DependencyGraph().build_dependency(network, example_inputs=images)
+    return {unit.name: _score(library, graph, network, criterion, unit, selector) for unit in units.units.values()}
+
+
+def criterion_of(selector: str, network: nn.Module, gradients: dict | None) -> tuple:
+    """(the library, `network` with its gradients in place, the criterion), ready to be asked."""
     import torch_pruning as library  # loaded for these selectors alone
 
-    network = copy.deepcopy(network).requires_grad_(True).eval()
-    criterion = _criteria(library)[selector]()
-    graph = library.DependencyGraph().build_dependency(network, example_inputs=images)
+    network, criterion = network.requires_grad_(True).eval(), _criteria(library)[selector]()
     for name, parameter in network.named_parameters():
         parameter.grad = None if gradients is None else gradients[name].to(parameter)
     if selector == "tp.hessian":  # it squares what it is shown, so it is shown once the root of the mean square
         for parameter in network.parameters():
             parameter.grad.sqrt_()
         criterion.accumulate_grad(network)
-    return {unit.name: _score(library, graph, network, criterion, unit, selector) for unit in units.units.values()}
+    return library, network, criterion
 
 
 def _criteria(library) -> dict:

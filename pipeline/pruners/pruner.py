@@ -36,7 +36,8 @@ class Measured:
 class Job:
     """What is to be pruned: the dense network, its units, the widths, the pruner, the run's seed.
 
-    `measured`: None in mode sequential. `scores`: {unit: (N,)} of a criterion of Torch-Pruning, else None.
+    `measured`: None in mode sequential. `scores`: {unit: (N,)} of a criterion of Torch-Pruning, `shipped`: the neurons that
+    this library keeps, else None.
     """
 
     network: nn.Module
@@ -46,6 +47,7 @@ class Job:
     seed: int
     measured: Measured | None = None
     scores: dict[str, torch.Tensor] | None = None
+    shipped: dict[str, list[int]] | None = None
 
 
 def dense_quadratics(network: nn.Module, units: Units, grams: dict[str, torch.Tensor]) -> dict[str, Quadratic]:
@@ -127,6 +129,8 @@ def _weights(job: Job, unit: Unit) -> list[torch.Tensor]:
 def order(job: Job, unit: Unit, quadratic: Quadratic | None, width: int) -> list:
     """The first `width` neurons: Picks of a selector that searches, plain indices of one that does not."""
     selector = job.prune.selector
+    if job.shipped is not None:
+        return job.shipped[unit.name]
     if selector == "reconstruction":
         if job.measured is not None and unit.name in job.measured.orders:
             return job.measured.orders[unit.name][:width]

@@ -71,6 +71,8 @@ def value_of(variant: Variant, name: str):
 
 def pruner_name(variant: Variant) -> str:
     selector, refit = (value_of(variant, f"prune.{name}") for name in ("selector", "refit"))
+    if value_of(variant, "prune.as_shipped"):
+        return f"{selector}, as shipped"
     return f"{selector} + {refit}" if refit not in (None, "none") else str(selector)
 
 

@@ -43,17 +43,23 @@ def min_max_table(table, dense: dict[str, int], kinds=("macs", "macs_bn", "pruna
     return [(kind, low, high, low / high) for kind, low, high in rows]
 
 
-def uniform(budget: Budget, table, dense: dict[str, int]) -> Allocation:
-    """The same share of every unit, the share found so that the exact cost is nearest to the target.
-
-    Raises BadInput with the reachable range when the target lies outside it.
-    """
+def reachable_target(budget: Budget, table, dense: dict[str, int]) -> float:
+    """The target as an absolute number. Raises BadInput with the reachable range when it lies outside it."""
     low, high = reach(budget.kind, table, dense)
     target = budget.absolute(high)
     if not low <= target <= high:
         raise BadInput(
             f"budget.{budget.kind}: {budget.target:g} is out of reach: this network allows {low:g} to {high:g} ({low / high:.2%} to 100%)"
         )
+    return target
+
+
+def uniform(budget: Budget, table, dense: dict[str, int]) -> Allocation:
+    """The same share of every unit, the share found so that the exact cost is nearest to the target.
+
+    Raises BadInput with the reachable range when the target lies outside it.
+    """
+    target = reachable_target(budget, table, dense)
     shares = sorted({(n + 0.5) / width for width in dense.values() for n in range(width)} | {1.0})
     first, last = 0, len(shares) - 1  # the cost rises with the share: bisect the steps at which a width changes
     while first < last:

@@ -38,7 +38,7 @@ OTHER = {  # another value for every setting; one that is refused today (not bui
     "epochs": 3, "samples": 99, "batch": 64, "lr": 0.3, "momentum": 0.5, "weight_decay": 0.1, "warmup": 0.3, "clip": 2.0, "label_smoothing": 0.2,
     "ema": 0.5, "distill": 0.3, "temperature": 3.0, "augment": "none", "threads": 3, "checkpoint_seconds": 1.0, "loaders": 1,
     "prune.selector": "random", "prune.refit": "OTHER", "prune.mode": "OTHER", "prune.engine": "OTHER", "prune.calibration_samples": 77,
-    "prune.ridge": 0.5, "prune.candidates": 9, "prune.max_picks": 33, "prune.round_to": 8, "prune.units": ["stream"], "prune.probe_samples": 66, "train.lr_search": [0.01, 0.2], "train.lr_seed": 5, "prune.curves": "reconstruction",
+    "prune.ridge": 0.5, "prune.candidates": 9, "prune.max_picks": 33, "prune.round_to": 8, "prune.units": ["stream"], "prune.as_shipped": True, "prune.probe_samples": 66, "train.lr_search": [0.01, 0.2], "train.lr_seed": 5, "prune.curves": "reconstruction",
     "scoring.batch": 7, "scoring.block_samples": 77, "scoring.block_candidates": 9, "scoring.threads": 3, "scoring.positions": 5,
     "scoring.gram_limit": 999, "scoring.memory_limit": 0.5, "evaluate.latency": False, "evaluate.recalibration_samples": 99,
     "cluster.workers": 3, "cluster.address": "auto", "cluster.cpus": 2.0, "cluster.gpus": 1.0, "cluster.restarts": 1, "cluster.wait_seconds": 9.0,
@@ -81,6 +81,8 @@ def other_value(key, pruner):
         return None if pruner in "LX" else "sequential" if pruner == "I" else "independent"
     if key == "prune.engine":
         return {"L": "exhaustive", "X": "stochastic", "N": None, "M": None, "O": None, "G": None, "T": None, "P": None}.get(pruner, "forward")
+    if key == "prune.as_shipped" and pruner != "T":
+        return None  # of Torch-Pruning's criteria alone
     if key == "prune.units" and pruner in "RXMG":
         return None  # streams are re-fitted in mode independent alone
     if key == "prune.selector" and pruner in "LXGP":
@@ -133,7 +135,7 @@ def test_only_places_and_ways_of_working_are_in_no_key():
 
 
 def test_every_setting_has_another_value_to_try():
-    assert [key for key in leaves() if key not in UNBUILT and other_value(key, "N") is None and key not in ("prune.engine",)] == []
+    assert [key for key in leaves() if key not in UNBUILT and all(other_value(key, pruner) is None for pruner in PRUNERS)] == []
 
 
 def test_what_a_pruner_does_not_use_changes_none_of_its_keys():

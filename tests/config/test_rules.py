@@ -199,3 +199,21 @@ def test_streams_are_refitted_in_the_dense_network_alone(prune):
 def test_the_loss_search_of_streams_is_not_refitted():
     message = refusal({"selector": "loss", "refit": "lsq", "mode": None, "units": ["stream"]})
     assert "prune.refit: 'lsq'" in message and "set refit none" in message
+
+
+@pytest.mark.parametrize("prune, words", [
+    ({"selector": "l1", "as_shipped": True}, ("prune.as_shipped", "'l1'", "tp.l1")),
+    ({"selector": "tp.l1", "as_shipped": True, "refit": "lsq"}, ("prune.refit: 'lsq'", "prune.as_shipped", "set one of the two")),
+    ({"selector": "tp.l1", "as_shipped": True, "allocation": "marginal"}, ("prune.allocation: 'marginal'", "prune.as_shipped")),
+    ({"selector": "tp.l1", "as_shipped": True, "units": ["hidden"]}, ("prune.units", "prune.as_shipped", "stream")),
+    ({"selector": "tp.l1", "as_shipped": True, "round_to": 8}, ("prune.round_to: 8", "prune.as_shipped")),
+])
+def test_nothing_of_ours_takes_part_as_shipped(prune, words):
+    message = refusal(prune)
+    assert all(word in message for word in words), message
+
+
+def test_what_as_shipped_means_is_filled_in_and_can_be_given_again():
+    found = config({"selector": "tp.taylor", "as_shipped": True}).prune
+    assert (found.refit, found.allocation, found.units, found.mode, found.calibration_samples) == ("none", "uniform", ["hidden", "stream"], None, 2000)
+    assert config(found.model_dump()).prune == found
