@@ -11,9 +11,8 @@ def summarise(folder: Path, row: dict) -> str:
     done = stages / f"search-{row['stages']['search']}" / "done.json"
     search = read_json(done)["facts"] if done.exists() else {"explained_share": {}, "left": {}}  # stages may be cleaned away
     units = read_json(folder / "arch.json")["units"]
-    pruner = ", ".join(str(row[name]) for name in ("selector", "engine", "mode", "refit", "allocation") if row[name])
     lines = [
-        f"{row['model']} on {row['dataset']}, pruned by {pruner}",
+        f"{row['model']} on {row['dataset']}, pruned by {_pruner(row)}",
         f"budget {row['budget_kind']} {row['budget_target']:g}" + (f" (note: {row['note']})" if row["note"] else ""),
         "",
         *_accuracies(row),
@@ -66,15 +65,20 @@ def budget_table(rows) -> str:
 
 def summarise_group(folder: Path, group: dict) -> str:
     """A line per run of a group, then where the report lies."""
-    head = f"{'run':<28}{'pruner':<34}{'budget':>22}  {'arm':<14}{'untrained':>10}{'top-1':>8}{'MACs':>14}"
+    head = f"{'run':<28}{'pruner':<52}{'budget':>22}  {'arm':<14}{'untrained':>10}{'top-1':>8}{'MACs':>14}"
     lines = [head, *(_row(folder.parent / run["run"], run) for run in group["runs"]), ""]
     return "\n".join([*lines, f"{'report':<9}{folder}/report/{{report.html, report.md, results.csv}}"])
+
+
+def _pruner(row: dict) -> str:
+    if row.get("as_shipped"):
+        return f"{row['selector']}, as shipped"
+    return ", ".join(str(row[name]) for name in ("selector", "engine", "mode", "refit", "allocation") if row[name])
 
 
 def _row(run: Path, entry: dict) -> str:
     if entry["state"] != "done":
         return f"{entry['run']:<28}{entry['state']}{': ' + entry['error'] if entry['error'] else ''}"
     row = read_json(run / "result.json")
-    pruner = ", ".join(str(row[name]) for name in ("selector", "engine", "refit", "mode") if row[name])
     budget = f"{row['budget_kind']} {row['budget_target']:g}"
-    return f"{entry['run']:<28}{pruner:<34}{budget:>22}  {row['arm']:<14}{row['top1_selected']:>10.2f}{row['top1']:>8.2f}{row['macs']:>14,}"
+    return f"{entry['run']:<28}{_pruner(row):<52}{budget:>22}  {row['arm']:<14}{row['top1_selected']:>10.2f}{row['top1']:>8.2f}{row['macs']:>14,}"
