@@ -12,7 +12,7 @@ from pipeline import UnsupportedModule, load_pruned, prune, pruning
 from pipeline.config.errors import BadInput
 from pipeline.networks.small import tiny
 from tests.conftest import ROOT
-from tests.networks.samples import Residual, Traced, Vgg, shaken
+from tests.networks.samples import Branched, Residual, Squeezed, Traced, Vgg, shaken
 
 SELECTORS = {
     "sequential": dict(selector="reconstruction", mode="sequential"),
@@ -180,6 +180,26 @@ def test_unsupported_modules_are_named_before_any_work(model):
     with pytest.raises(UnsupportedModule, match="^between"):
         prune(shaken(Traced(nn.GroupNorm(2, 8))), batches(channels=3, side=16))
     assert issubclass(UnsupportedModule, ValueError)
+
+
+@pytest.mark.parametrize("build", [Squeezed, Branched])
+@pytest.mark.parametrize("settings", [
+    dict(selector="reconstruction"),
+    dict(selector="reconstruction", mode="independent", engine="swap", allocation="uniform"),
+    dict(selector="reconstruction", engine="backward", allocation="global"),
+    dict(selector="loss", refit="lsq", candidates=3, allocation="uniform"),
+    dict(selector="l1", refit="none"),
+    dict(selector="random", refit="lsq", allocation="uniform"),
+])  # fmt: skip
+def test_every_pruner_goes_with_squeeze_excite_and_several_readers(build, settings, tmp_path):
+    """prune() itself refuses a network that is not the gated one to 1e-10."""
+    network = shaken(build())
+    images = [(torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(i)), torch.arange(16) % 4) for i in range(3)]
+    pruned = prune(network, images, budget={"prunable_macs": 0.5}, **settings)
+    assert pruned.macs < 0.7 * pruned.macs_dense and any(len(kept) < width for width, kept in pruned.units.values())
+    pruned.save(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(load_pruned(tmp_path, build=build)(images[0][0]), pruned.network(images[0][0]))
 
 
 def test_a_set_chosen_to_be_refitted_but_not_refitted_warns(model):
