@@ -5,15 +5,39 @@ from torch import nn
 from torch.nn import functional
 
 
-def input_columns(consumer: nn.Module, values: torch.Tensor) -> torch.Tensor:
-    """The input as (rows, N k^2): a row per image and output position, the k^2 columns of a neuron side by side."""
+def input_columns(consumer: nn.Module, values: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+    """The input as (rows, N k^2): a row per image and output position, the k^2 columns of a neuron side by side.
+
+    `positions` (images, n): only these output positions of each image, in this order.
+    """
     if isinstance(consumer, nn.Linear):
-        return values.reshape(-1, values.shape[-1])
+        return _taken(values.reshape(len(values), -1, values.shape[-1]), positions)
     if consumer.kernel_size == (1, 1) and _padding(consumer) == (0, 0):
-        values = values[:, :, :: consumer.stride[0], :: consumer.stride[1]]
-        return values.permute(0, 2, 3, 1).reshape(-1, values.shape[1])
+        values = values[:, :, :: consumer.stride[0], :: consumer.stride[1]].permute(0, 2, 3, 1)
+        return _taken(values.reshape(len(values), -1, values.shape[-1]), positions)
+    if positions is not None:
+        return _patches(consumer, values, positions)
     unfolded = functional.unfold(values, consumer.kernel_size, consumer.dilation, _padding(consumer), consumer.stride)
     return unfolded.transpose(1, 2).reshape(-1, unfolded.shape[1])
+
+
+def _taken(rows: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+    """(images, P, N) as (rows, N), all of them or those at `positions`."""
+    if positions is not None:
+        rows = rows[torch.arange(len(rows), device=rows.device)[:, None], positions]
+    return rows.reshape(-1, rows.shape[-1])
+
+
+def _patches(consumer: nn.Conv2d, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """What a k x k conv reads at some output positions (images, n), without unfolding the others: (images n, N k^2)."""
+    tall, wide = _padding(consumer)
+    padded = functional.pad(values, (wide, wide, tall, tall)).permute(0, 2, 3, 1)
+    width = output_shape(consumer, values)[2]
+    rows, columns = (torch.arange(size) * step for size, step in zip(consumer.kernel_size, consumer.dilation))
+    taps = (rows[:, None] * padded.shape[2] + columns).flatten().to(positions.device)
+    corner = (positions // width) * consumer.stride[0] * padded.shape[2] + (positions % width) * consumer.stride[1]
+    at = (corner[:, :, None] + taps).flatten(1)
+    return _taken(padded.flatten(1, 2), at).view(-1, len(taps), padded.shape[-1]).transpose(1, 2).flatten(1)
 
 
 def output_shape(consumer: nn.Module, values: torch.Tensor) -> tuple[int, ...]:

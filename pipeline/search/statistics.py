@@ -1,15 +1,16 @@
 """The statistics an actor knows; each maps (actor, question) to additive float64 sums. A new one touches no cluster code."""
 
 import copy
+import math
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from pipeline.config.digests import draw
 from pipeline.networks.shrink import Choice, apply_choice, neuron_columns
 from pipeline.search.artifacts import load_choice
 from pipeline.search.columns import as_output, input_columns, output_shape
+from pipeline.search.positions import drawn_positions
 from pipeline.search.question import Answer
 from pipeline.search.walk import sliced
 from pipeline.selection.counts import coefficients, trial
@@ -186,13 +187,11 @@ def _prefix(actor, unit, picks, batch):
 
 def _rows(actor, unit, number, read, place) -> torch.Tensor:
     """A consumer's input columns; with `scoring.positions` only that many positions per image, drawn by name."""
-    rows = input_columns(actor.dense.get_submodule(unit.consumers[number].path), read)
-    wanted, images = actor.bench.scoring.positions, len(read)
-    if wanted is None or len(rows) // images <= wanted:
-        return rows
-    each = len(rows) // images
-    picks = [draw("positions", actor.bench.seed, unit.name, place + i).permutation(each)[:wanted] + i * each for i in range(images)]
-    return rows[torch.from_numpy(np.concatenate(picks)).to(rows.device)]
+    consumer, wanted = actor.dense.get_submodule(unit.consumers[number].path), actor.bench.scoring.positions
+    each = math.prod(output_shape(consumer, read)[1:-1])
+    if wanted is None or each <= wanted:
+        return input_columns(consumer, read)
+    return input_columns(consumer, read, drawn_positions(actor.bench.seed, unit.name, place, len(read), each, wanted).to(read.device))
 
 
 def entering(graph, network, unit, values) -> list[torch.Tensor]:

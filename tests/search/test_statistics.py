@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.config.digests import draw
 from pipeline.config.errors import Failed
 from pipeline.networks.shrink import Choice, apply_choice, consumer_columns, neuron_columns, reader_columns
 from pipeline.networks.small import tiny
 from pipeline.networks.units import find_units
 from pipeline.search.actor import Actor
 from pipeline.search.artifacts import load_choice
+from pipeline.search.positions import drawn_positions
 from pipeline.search.question import Answer, Commit, Question, add, blocks
 from tests.networks.samples import Branched, Residual, Squeezed, Vgg, shaken
 from tests.search.benches import Awkward, Carried, Pointwise, bench, coordinator, in_place, samples, search
@@ -287,7 +287,7 @@ def test_positions_are_drawn_by_name_and_the_same_in_both_networks(wanted, tmp_p
     grams = asking.dense_grams()
     for unit in given.units.units.values():
         (inputs, _), (dense, wanted_rows) = (seen_by(net, unit.consumer, stream.images) for net in (shrunk, network))
-        drawn = [draw("positions", 4, unit.name, image).permutation(inputs.shape[1])[:wanted] for image in range(21)]
+        drawn = [drawn_positions(4, unit.name, image, 1, inputs.shape[1], wanted)[0] for image in range(21)]
         inputs, dense, wanted_rows = (torch.stack([values[i, at] for i, at in enumerate(drawn)]) for values in (inputs, dense, wanted_rows))
         (answer,) = asking.ask("gram", unit.name, asking.calibration_blocks())
         close(answer.sums, sums(inputs, wanted_rows))
