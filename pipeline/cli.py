@@ -80,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     bench = verbs.add_parser("bench", help="measured ratios").add_subparsers(required=True, metavar="WHAT", parser_class=_Parser)
     scaling = verb("scaling", _bench_scaling, "two Ray workers beside two bare processes that do the halves", bench)
     scaling.add_argument("--json", metavar="FILE", help="write the rows there too")
+    selection = verb("selection", _bench_selection, "searches beside the forward passes that they need", bench)
+    selection.add_argument("--json", metavar="FILE", help="write the rows there too")
+    selection.add_argument("--images", metavar="N", type=int, default=1024, help="images of a Gram pass; default: 1024")
+    selection.add_argument("--network", metavar="NAME", action="append", help="a timm name, given once or more; default: mobilenetv2_100, resnet50")
     status = verb("status", _status, "where a run or a group stands")
     status.add_argument("path", help=PATH)
     status.add_argument("--json", action="store_true", help="one object, as the schema `status` says")
@@ -167,6 +171,16 @@ def _bench_scaling(options) -> None:
     from pipeline.bench.scaling import bench_scaling
 
     rows = bench_scaling(lambda line: print(line, file=sys.stderr))
+    if options.json:
+        save(rows, options.json)
+    print(table(rows))
+
+
+def _bench_selection(options) -> None:
+    from pipeline.bench.rows import save, table
+    from pipeline.bench.selection import NETWORKS, bench_selection
+
+    rows = bench_selection(lambda line: print(line, file=sys.stderr), options.network or NETWORKS, options.images)
     if options.json:
         save(rows, options.json)
     print(table(rows))

@@ -24,7 +24,7 @@ from pipeline.config.rules import (
     warnings_of,
 )
 from pipeline.config.settings import Prune, Scoring, budget_target
-from pipeline.data.streams import Batch
+from pipeline.data.streams import MemoryStream
 from pipeline.journal import Journal
 from pipeline.networks.cost import CostTable
 from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
@@ -166,28 +166,11 @@ def _labels(parts, count: int, selector: str) -> torch.Tensor:
     return label.long()
 
 
-@dataclass(frozen=True)
-class _Memory:
-    """The calibration images as an endless scoring stream."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    batch: int
-
-    def block(self, start: int, stop: int):
-        """Batches of the positions start..stop-1; a batch never straddles the wrap."""
-        while start < stop:
-            first = start % len(self.images)
-            last = min(first + self.batch, first + stop - start, len(self.images))
-            yield Batch(self.images[first:last], self.labels[first:last])
-            start += last - first
-
-
 def _search(dense, units: Units, sharing: Sharing, options: Prune, images, labels, seed) -> dict[str, Choice]:
     """The committed choice of every unit; journal and artifacts live in a temporary folder."""
     scoring = Scoring(threads=torch.get_num_threads())
     samples = min(options.calibration_samples or 0, len(images))
-    stream = _Memory(images, torch.zeros(len(images), dtype=torch.long) if labels is None else labels, scoring.batch)
+    stream = MemoryStream(images, torch.zeros(len(images), dtype=torch.long) if labels is None else labels, scoring.batch)
     with tempfile.TemporaryDirectory(prefix="goodsubnets-") as folder:
         bench = Bench(dense, units, stream, scoring, Path(folder), _device(dense), seed)
         executor = InProcess(bench) if options.mode or follows_curves(options) or reads_gradients(options) else None

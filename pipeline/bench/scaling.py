@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.bench.rows import Row
+from pipeline.bench.timed import Timed
 from pipeline.chain.asking import Place, executor_of, open_bench
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.sources import run_data, run_dense
@@ -121,23 +122,6 @@ def _on_ray(scene: Scene, workers: int, folder: Path, recorded: Path) -> float:
     if (folder / "journal.jsonl").read_bytes() != (recorded / "journal.jsonl").read_bytes():
         raise Failed("bench: the journal on Ray is not the one in process")
     return seconds
-
-
-class Timed:
-    """An executor whose answers' waiting time is summed up."""
-
-    def __init__(self, executor):
-        self.executor, self.seconds = executor, 0.0
-
-    def ask(self, questions):
-        answers = self.executor.ask(questions)
-        while True:
-            began = time.perf_counter()
-            answer = next(answers, None)
-            self.seconds += time.perf_counter() - began
-            if answer is None:
-                return
-            yield answer
 
 
 def _bare_pair(place: Place, askings) -> float:

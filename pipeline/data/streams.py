@@ -49,6 +49,23 @@ class ScoringStream:
         return b > a and self.split.shard_of[self.order[a]] == self.split.shard_of[self.order[b]]
 
 
+@dataclass(frozen=True)
+class MemoryStream:
+    """Images (N, C, S, S) and labels (N,) in memory as an exact, ordered, endless sequence."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    batch: int
+
+    def block(self, start: int, stop: int):
+        """Batches of the positions start..stop-1; a batch never straddles the wrap."""
+        while start < stop:
+            first = start % len(self.images)
+            last = min(first + self.batch, first + stop - start, len(self.images))
+            yield Batch(self.images[first:last], self.labels[first:last])
+            start += last - first
+
+
 def scoring_order(split: Split, seed: int) -> np.ndarray:
     """The training samples without validation: shards ordered by digest(seed, sha256), file order inside (design, section 2)."""
     shards = sorted(range(len(split.manifest.shards)), key=lambda n: digest([seed, split.manifest.shards[n].sha256]))
