@@ -28,5 +28,7 @@ def save(rows: list[Row], path: Path) -> None:
 
 
 def table(rows: list[Row]) -> str:
-    head = f"{'':<28}{'ours':>12}{'reference':>12}{'ratio':>8}  reference is"
-    return "\n".join([head, *(f"{r.name:<28}{r.ours:>10.3f} {r.unit}{r.reference:>10.3f} {r.unit}{r.ratio:>8.2f}  {r.reference_name}" for r in rows)])
+    wide = max(28, *(len(row.name) + 2 for row in rows))
+    head = f"{'':<{wide}}{'ours':>12}{'reference':>12}{'ratio':>8}  reference is"
+    measured = (f"{r.name:<{wide}}{r.ours:>10.3f} {r.unit}{r.reference:>10.3f} {r.unit}{r.ratio:>8.2f}  {r.reference_name}" for r in rows)
+    return "\n".join([head, *measured])

@@ -46,7 +46,7 @@ def mean_loss(network, batches) -> float:
 
 def search(runs, unit_name, overrides):
     """(context, dense, unit, picks in order, seconds, quadratic of the calibration images)."""
-    config = load_config("configs/quickstart.yaml", ["sweep={}", "cluster.workers=0", f"runs_dir={runs}", *overrides])
+    config = load_config("configs/quickstart.yaml", ["sweep={}", "cluster.workers=0", "prune.allocation=uniform", f"runs_dir={runs}", *overrides])
     context = Context(config, Store(Path(runs), device_of(config)), lambda event: None)
     data = run_data(context)
     dense = run_dense(context, data)
