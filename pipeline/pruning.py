@@ -21,10 +21,10 @@ from pipeline.networks.cost import CostTable
 from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
 from pipeline.networks.saved import arch_of, save_pruned
 from pipeline.networks.shrink import Choice, apply_choice
-from pipeline.networks.units import Units, find_units, without_large
+from pipeline.networks.units import Units, find_units, refuse_without_intercept, without_large
 from pipeline.networks.zoo import Blueprint
 from pipeline.pruners.curves import measure_curves, score_curves
-from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
+from pipeline.pruners.pruner import Job, Measured, dense_quadratics, prune_units
 from pipeline.search.actor import Bench
 from pipeline.search.artifacts import load_choice
 from pipeline.search.coordinator import Coordinator
@@ -70,6 +70,8 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
     table = CostTable(dense, units, images[:1].to(_device(dense)))
     if measures_gram(options):
         units = without_large(units, Scoring().gram_limit)
+    if options.refit == "affine":
+        refuse_without_intercept(units)
     for warning in warnings_of(options):
         warnings.warn(warning, stacklevel=2)
     _check_labels(dense, images, labels)
@@ -185,8 +187,8 @@ def _search(dense, units: Units, sharing: Sharing, options: Prune, images, label
         coordinator = Coordinator(executor, journal, Path(folder), scoring, samples, lambda event: None)
         measured, curves = None, None
         if measures_dense(options):
-            grams = coordinator.dense_grams()
-            measured = Measured({n: dense_quadratic(dense, units.units[n], gram) for n, gram in grams.items()}, {})
+            grams, sums = coordinator.dense_grams()
+            measured = Measured(dict(dense_quadratics(dense, units, grams, sums if options.refit == "affine" else None)), {})
         if follows_curves(options):
             job = Job(dense, units, {}, curves_pruner(options), seed, measured)
             probed = options.allocation == "marginal"

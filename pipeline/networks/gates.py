@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-from pipeline.networks.shrink import Choice, apply_choice, neuron_columns
+from pipeline.networks.shrink import Choice, add_intercept, apply_choice, neuron_columns
 from pipeline.networks.units import Units
 
 FOLDING_LIMIT = 1e-10  # relative, float64
@@ -24,6 +24,7 @@ def gated(network: nn.Module, units: Units, choices: dict[str, Choice]) -> nn.Mo
             flat = torch.zeros_like(consumer.weight.detach()).flatten(1)
             flat[:, neuron_columns(choice.kept, unit.columns)] = choice.weight.to(flat)
             consumer.weight = nn.Parameter(flat.view_as(consumer.weight))
+        add_intercept(network, unit, choice)
         consumer.register_forward_pre_hook(_multiply(gate, unit))
     return network
 

@@ -14,12 +14,13 @@ class Choice:
     """What was decided for one unit: kept neurons in pick order, and what their consumer's columns become.
 
     `coefficients` (n,): the gate N a_i of each kept neuron, folded into its columns. `weight` (M, n k^2): re-fitted columns.
-    Neither: the original columns.
+    Neither: the original columns. `intercept` (M,), beside `weight`: added to the consumer's output.
     """
 
     kept: tuple[int, ...]
     coefficients: torch.Tensor | None = None
     weight: torch.Tensor | None = None
+    intercept: torch.Tensor | None = None
 
 
 def consumer_columns(network: nn.Module, unit: Unit) -> torch.Tensor:
@@ -53,8 +54,19 @@ def apply_choice(network: nn.Module, unit: Unit, choice: Choice) -> None:
     else:
         consumer.in_channels = len(choice.kept)
         _replace(consumer, "weight", columns.unflatten(1, (len(choice.kept), *consumer.kernel_size)))
+    add_intercept(network, unit, choice)
     for path in (*unit.producers, *unit.followers):
         _keep_outputs(network.get_submodule(path), torch.tensor(choice.kept))
+
+
+def add_intercept(network: nn.Module, unit: Unit, choice: Choice) -> None:
+    """Add the choice's intercept, where it has one, to the consumer's output: in its bias or the running mean behind it, in place."""
+    if choice.intercept is None:
+        return
+    module = network.get_submodule(unit.intercept)
+    name, sign = ("running_mean", -1) if isinstance(module, _BatchNorm) else ("bias", 1)
+    old = getattr(module, name)
+    _replace(module, name, old + sign * choice.intercept.to(old))
 
 
 def _keep_outputs(module: nn.Module, kept: torch.Tensor) -> None:

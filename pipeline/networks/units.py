@@ -6,7 +6,7 @@ from operator import getitem
 from torch import nn
 
 from pipeline.config.errors import BadInput, UnsupportedModule
-from pipeline.networks.follow import Group, follow
+from pipeline.networks.follow import NORMS, Group, follow
 from pipeline.networks.graph import Graph
 
 
@@ -15,6 +15,7 @@ class Unit:
     """N interchangeable neurons: producers write them, followers act on each alone, the consumer reads them linearly.
 
     `columns` = k^2 (or pooled positions) columns of the consumer's weight per neuron; `cut` = the step before the consumer.
+    `intercept` = what can add a constant to the consumer's output: itself by its bias, or the batch norm right behind it; None: neither.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Unit:
     consumer: str
     columns: int
     cut: int
+    intercept: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
             raise UnsupportedModule(f"{path}: {what} acts on unit {group.name} and is not supported; this network cannot be pruned safely")
         consumer, columns, cut = group.consumers[0]
         _refuse_carried(graph, flows, group.name, cut)
-        units[group.name] = Unit(group.name, "hidden", group.width, tuple(group.producers), tuple(group.followers), consumer, columns, cut)
+        place = _intercept(network, graph, flows, consumer, cut)
+        units[group.name] = Unit(group.name, "hidden", group.width, tuple(group.producers), tuple(group.followers), consumer, columns, cut, place)
     if not units:
         raise UnsupportedModule(f"{type(network).__name__}: has no hidden unit; what was found: {left or 'no layers'}")
     return Units(graph, dict(sorted(units.items(), key=lambda item: item[1].cut)), left)
@@ -71,6 +74,27 @@ def _reason(group: Group) -> str | None:
     if len(group.consumers) > 1:
         return f"read by {len(group.consumers)} layers ({', '.join(path for path, *_ in group.consumers)}); several consumers are not built yet"
     return None
+
+
+def _intercept(network: nn.Module, graph: Graph, flows: dict, consumer: str, cut: int) -> str | None:
+    """The module whose bias or running mean shifts the consumer's output and nothing else."""
+    if network.get_submodule(consumer).bias is not None:
+        return consumer
+    readers = [node for node in graph.nodes[cut].users if node.op == "call_module" and type(network.get_submodule(node.target)) in NORMS]
+    if len(readers) != 1 or len(graph.nodes[cut].users) != 1 or network.get_submodule(readers[0].target).running_mean is None:
+        return None
+    faults = {path for path, _ in flows[readers[0]].group.unsupported}
+    return None if readers[0].target in faults else readers[0].target
+
+
+def refuse_without_intercept(units: Units) -> None:
+    """Raises BadInput naming the first unit in which re-fit `affine` has no place for its intercept."""
+    for name, unit in units.units.items():
+        if unit.intercept is None:
+            raise BadInput(
+                f"unit {name}: prune.refit 'affine' has no place for its intercept: {unit.consumer}, which reads it, has no bias "
+                "and no batch norm right behind it; set prune.refit lsq"
+            )
 
 
 def _refuse_carried(graph: Graph, flows: dict, unit: str, cut: int) -> None:

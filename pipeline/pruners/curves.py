@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from pipeline.config.errors import BadInput
-from pipeline.networks.shrink import Choice, consumer_columns
-from pipeline.pruners.pruner import Job, order, scores
+from pipeline.networks.shrink import Choice
+from pipeline.pruners.pruner import Job, order, refitted, scores
 from pipeline.search.artifacts import save_choice
 from pipeline.search.coordinator import Coordinator
 from pipeline.selection.allocation import floor_of, probed_curve, probed_widths, score_curve
-from pipeline.selection.quadratic import nested_errors, refit, ridged
+from pipeline.selection.quadratic import nested_errors, ridged
 
 PROBES = "probes"  # the folder of the choices tried
 
@@ -59,5 +59,5 @@ def _lost(job: Job, unit) -> list[float]:
 
 
 def _tried(job: Job, coordinator: Coordinator, unit, full, kept):
-    weight = None if full is None else refit(full, kept).to(consumer_columns(job.network, unit).dtype)
-    return save_choice(coordinator.folder, unit.name, Choice(tuple(kept), weight=weight), None, f"{PROBES}/{unit.name}-{len(kept)}.safetensors")
+    choice = Choice(tuple(kept)) if full is None else refitted(job.network, unit, full, kept)
+    return save_choice(coordinator.folder, unit.name, choice, None, f"{PROBES}/{unit.name}-{len(kept)}.safetensors")

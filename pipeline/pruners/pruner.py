@@ -14,7 +14,7 @@ from pipeline.search.coordinator import Coordinator
 from pipeline.selection.counts import best_candidate, candidates, coefficients
 from pipeline.selection.elimination import Pick, backward, forward
 from pipeline.selection.guarantee import explained_share
-from pipeline.selection.quadratic import Quadratic, from_dense, refit, ridged
+from pipeline.selection.quadratic import Quadratic, centred, from_dense, intercept, refit, ridged
 from pipeline.selection.scored import bn_scores, falling, l1_scores, l2_scores, random_order
 from pipeline.selection.swap import swap
 
@@ -45,11 +45,13 @@ class Job:
     measured: Measured | None = None
 
 
-def dense_quadratic(network: nn.Module, unit: Unit, gram: torch.Tensor) -> Quadratic:
-    """The quadratic of a unit measured in the dense network."""
-    weight = consumer_columns(network, unit)
-    gram = gram.clone()  # memory of torch's own alignment: products then give the same bytes wherever the matrix came from
-    return from_dense(gram, weight.double().cpu(), unit.columns, torch.finfo(weight.dtype).eps)
+def dense_quadratics(network: nn.Module, units: Units, grams: dict, sums: dict | None):
+    """(unit, its quadratic as measured in the dense network) of every unit: from G (NK, NK), with sums (NK + 1,) about its means."""
+    for name, unit in units.units.items():
+        weight = consumer_columns(network, unit)
+        gram = grams[name].clone()  # memory of torch's own alignment: products then give the same bytes wherever the matrix came from
+        found = from_dense(gram, weight.double().cpu(), unit.columns, torch.finfo(weight.dtype).eps)
+        yield name, found if sums is None else centred(found, sums[name], found.weight @ sums[name][:-1].clone())
 
 
 def prune_units(job: Job, coordinator: Coordinator) -> None:
@@ -68,10 +70,10 @@ def _prune_unit(job: Job, coordinator: Coordinator, unit: Unit, replayed: list[d
     if prune.selector == "loss":
         picks, reason = _loss_picks(job, coordinator, unit, replayed)
         kept, gates = coefficients(picks, unit.width)
-        quadratic = _quadratic(job, coordinator, unit) if prune.refit == "lsq" else None
+        quadratic = _quadratic(job, coordinator, unit) if prune.refit != "none" else None
         lines = []
     else:
-        needed = prune.selector == "reconstruction" or prune.refit == "lsq"
+        needed = prune.selector == "reconstruction" or prune.refit != "none"
         quadratic = _quadratic(job, coordinator, unit) if needed else None
         found = order(job, unit, quadratic, width)
         lines = [_pick_line(unit, step, pick) for step, pick in enumerate(found) if isinstance(pick, Pick)]
@@ -82,15 +84,21 @@ def _prune_unit(job: Job, coordinator: Coordinator, unit: Unit, replayed: list[d
     if quadratic is None or prune.refit == "none":
         choice = Choice(tuple(kept), None if gates is None else torch.tensor(gates, dtype=torch.float64))
         return coordinator.commit(unit.name, choice, reason, None, lines)
-    weight = refit(ridged(quadratic, prune.ridge), kept).to(consumer_columns(job.network, unit).dtype)
     share = explained_share(quadratic, prune.ridge, kept)
-    coordinator.commit(unit.name, Choice(tuple(kept), weight=weight), reason, share, lines)
+    coordinator.commit(unit.name, refitted(job.network, unit, ridged(quadratic, prune.ridge), kept), reason, share, lines)
+
+
+def refitted(network: nn.Module, unit: Unit, full: Quadratic, kept: list[int]) -> Choice:
+    """The choice of these neurons with the weights of a ridged quadratic, and the intercept of a centred one."""
+    weight = refit(full, kept).to(consumer_columns(network, unit).dtype)
+    added = None if full.means is None else intercept(full, kept, weight.double()).to(weight.dtype)
+    return Choice(tuple(kept), weight=weight, intercept=added)
 
 
 def _quadratic(job, coordinator, unit) -> Quadratic:
     if job.measured is not None:
         return job.measured.quadratics[unit.name]
-    return coordinator.quadratic(unit, consumer_columns(job.network, unit))
+    return coordinator.quadratic(unit, consumer_columns(job.network, unit), job.prune.refit == "affine")
 
 
 def order(job: Job, unit: Unit, quadratic: Quadratic | None, width: int) -> list:

@@ -78,6 +78,6 @@ class Actor:
         for commit in commits[len(known) :]:
             choice = load_choice(self.bench.folder, commit)
             apply_choice(self.shrunk, self.unit(commit.unit), choice)
-            self.walk.commit(commit.unit, choice.kept, chosen_columns(self.dense, self.unit(commit.unit), choice))
+            self.walk.commit(commit.unit, choice, chosen_columns(self.dense, self.unit(commit.unit), choice))
             self.committed[commit.unit] = choice
             self.prefix = None

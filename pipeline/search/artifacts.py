@@ -20,6 +20,8 @@ def save_choice(folder: Path, unit: str, choice: Choice, explained: float | None
         tensors["coefficients"] = choice.coefficients
     if choice.weight is not None:
         tensors["weight"] = choice.weight
+    if choice.intercept is not None:
+        tensors["intercept"] = choice.intercept
     if explained is not None:
         tensors["explained_share"] = torch.tensor(explained, dtype=torch.float64)
     name = name or f"units/{unit}.safetensors"
@@ -35,7 +37,7 @@ def load_choice(folder: Path, commit: Commit) -> Choice:
     if not path.exists() or sha256_of(path) != commit.sha256:
         raise Failed(f"artifact {path}: is missing or not what the journal names; delete the stage {Path(folder).name} and run again")
     tensors = {name: tensor.clone() for name, tensor in load_tensors(path)[0].items()}  # aligned alike in every process
-    return Choice(commit.kept, tensors.get("coefficients"), tensors.get("weight"))
+    return Choice(commit.kept, tensors.get("coefficients"), tensors.get("weight"), tensors.get("intercept"))
 
 
 def explained_share(folder: Path, commit: Commit) -> float | None:

@@ -14,7 +14,8 @@ from pipeline.networks.units import Unit
 from pipeline.search.artifacts import load_choice, save_choice
 from pipeline.search.executor import Executor
 from pipeline.search.question import Answer, Commit, Question, add, blocks
-from pipeline.selection.quadratic import Quadratic
+from pipeline.search.statistics import SUMS
+from pipeline.selection.quadratic import Quadratic, centred
 
 
 class Coordinator:
@@ -45,19 +46,22 @@ class Coordinator:
     def calibration_blocks(self) -> list[tuple[int, int]]:
         return blocks(0, self.calibration, self.scoring.block_samples)
 
-    def quadratic(self, unit: Unit, weight: torch.Tensor) -> Quadratic:
-        """The unit's quadratic in the network as shrunk so far, against the dense one."""
+    def quadratic(self, unit: Unit, weight: torch.Tensor, centre: bool = False) -> Quadratic:
+        """The unit's quadratic in the network as shrunk so far, against the dense one; `centre`: about its means."""
         (answer,) = self.ask("gram", unit.name, self.calibration_blocks())
         _refuse_infinite(unit.name, answer.sums)
-        gram, cross = (torch.from_numpy(answer.sums[name]).clone() for name in ("gram", "cross"))
-        return Quadratic(gram, cross, float(answer.sums["total"]), weight.double().cpu(), unit.columns, torch.finfo(weight.dtype).eps)
+        gram, cross, *sums = (torch.from_numpy(answer.sums[name]).clone() for name in ("gram", "cross", "sums", "output_sums"))
+        found = Quadratic(gram, cross, float(answer.sums["total"]), weight.double().cpu(), unit.columns, torch.finfo(weight.dtype).eps)
+        return centred(found, *sums) if centre else found
 
-    def dense_grams(self) -> dict[str, torch.Tensor]:
-        """G of every unit in the dense network: one pass."""
+    def dense_grams(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """G of every unit in the dense network, and the sums (NK + 1,) it is centred by: one pass."""
         (answer,) = self.ask("gram_dense", None, self.calibration_blocks())
         for name, value in answer.sums.items():
             _refuse_infinite(name, {"gram": value})
-        return {name: torch.from_numpy(value) for name, value in answer.sums.items()}
+        found = {name: torch.from_numpy(value) for name, value in answer.sums.items()}
+        grams = {name: value for name, value in found.items() if not name.endswith(SUMS)}
+        return grams, {name: found[f"{name}{SUMS}"] for name in grams}
 
     def losses(self, unit: str, step: int, candidates: list[int], picks: list[int]) -> np.ndarray:
         """Mean loss of each candidate on the next fresh batch."""

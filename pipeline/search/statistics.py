@@ -13,9 +13,11 @@ from pipeline.search.columns import as_output, input_columns, output_shape
 from pipeline.search.question import Answer
 from pipeline.selection.counts import coefficients, trial
 
+SUMS = "/sums"  # behind a unit's name, which holds no slash
+
 
 def gram_dense(actor, question) -> Answer:
-    """G of every unit in the dense network, all in one pass: `<unit>` (NK, NK)."""
+    """G of every unit in the dense network and the sums it is centred by, all in one pass: `<unit>` (NK, NK), `<unit>/sums` (NK + 1,)."""
     units, graph, network = actor.bench.units, actor.bench.units.graph, actor.dense
     sums, count = {}, 0
     for batch in actor.bench.stream.block(*question.samples):
@@ -24,12 +26,16 @@ def gram_dense(actor, question) -> Answer:
             values, at = graph.run(network, values, at, unit.cut), unit.cut
             rows = _rows(actor, unit, values, question.samples[0] + count)
             _accumulate(sums, unit.name, rows.T @ rows)
+            _accumulate(sums, f"{unit.name}{SUMS}", _sums_and_count(rows))
         count += len(batch.labels)
     return Answer(_moved(sums), count)
 
 
 def gram(actor, question) -> Answer:
-    """G = H H^T, C = F H^T and T = ||F||^2 of one unit: H in the network as shrunk so far, F = W H in the dense one."""
+    """G = H H^T, C = F H^T and T = ||F||^2 of one unit: H in the network as shrunk so far, F = W H in the dense one.
+
+    And what they are centred by: `sums` (NK + 1,) of H's columns and the positions, `output_sums` (M,) of F's rows.
+    """
     unit = actor.unit(question.unit)
     weight = actor.dense.get_submodule(unit.consumer).weight.flatten(1)
     sums, count = {}, 0
@@ -40,6 +46,8 @@ def gram(actor, question) -> Answer:
         _accumulate(sums, "gram", rows.T @ rows)
         _accumulate(sums, "cross", target.T @ rows)
         _accumulate(sums, "total", (target.double() ** 2).sum())
+        _accumulate(sums, "sums", _sums_and_count(rows))
+        _accumulate(sums, "output_sums", target.double().sum(0))
         count += len(_entering(actor, unit, dense))
     return Answer(_moved(sums), count)
 
@@ -138,6 +146,11 @@ def _accumulate(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -
         sums[name] += value
     else:
         sums[name] = value.double()
+
+
+def _sums_and_count(rows: torch.Tensor) -> torch.Tensor:
+    """Sums of the columns (NK,), then how many rows: (NK + 1,), float64."""
+    return torch.cat([rows.sum(0, dtype=torch.float64), torch.tensor([len(rows)], dtype=torch.float64, device=rows.device)])
 
 
 def _moved(sums: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.networks.shrink import neuron_columns
+from pipeline.networks.shrink import Choice, add_intercept, neuron_columns
 from pipeline.tensorfile import load_tensors, save_tensors
 
 GIB = 2**30
@@ -40,8 +40,9 @@ class Walk:
         self.held: dict[tuple[int, int], Held] = {}
         self.spill: tempfile.TemporaryDirectory | None = None
 
-    def commit(self, unit: str, kept: tuple[int, ...], columns: torch.Tensor) -> None:
-        """Give the unit's consumer its new columns."""
+    def commit(self, unit: str, choice: Choice, columns: torch.Tensor) -> None:
+        """Give the unit's consumer its new columns, and its output the intercept."""
+        kept = choice.kept
         consumer = self.drifted.get_submodule(self.bench.units.units[unit].consumer)
         taps = () if isinstance(consumer, nn.Linear) else consumer.kernel_size
         weight = columns.unflatten(1, (len(kept), *taps)) if taps else columns
@@ -50,6 +51,7 @@ class Walk:
             consumer.in_channels = len(kept)
         else:
             consumer.in_features = columns.shape[1]
+        add_intercept(self.drifted, self.bench.units.units[unit], choice)
         self.kept[unit] = kept
 
     def at(self, unit: str, samples: tuple[int, int]):

@@ -1,6 +1,6 @@
 """The quadratic of one unit: how well kept neurons, re-fitted or not, give the consumer's dense output (design, section 3)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -8,10 +8,18 @@ RIDGE_FREE_TOLERANCE = 100.0  # times the precision of the products: what counts
 
 
 @dataclass(frozen=True)
+class Means:
+    """Means over positions, float64: of the columns that the consumer reads (NK,), of its dense output before the bias (M,)."""
+
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Quadratic:
     """Sums over samples and positions, float64: G = H H^T (NK, NK), C = F H^T (M, NK), T = ||F||^2; W (M, NK) as it was.
 
-    K = columns per neuron; `precision` = machine epsilon of the products summed into G.
+    K = columns per neuron; `precision` = machine epsilon of the products summed into G; `means` where it is centred.
     """
 
     gram: torch.Tensor
@@ -20,6 +28,7 @@ class Quadratic:
     weight: torch.Tensor
     columns: int
     precision: float
+    means: Means | None = None
 
     @property
     def width(self) -> int:
@@ -41,11 +50,31 @@ def from_dense(gram: torch.Tensor, weight: torch.Tensor, columns: int, precision
     return Quadratic(gram, cross, float((cross * weight).sum()), weight, columns, precision)
 
 
+def centred(q: Quadratic, sums: torch.Tensor, output_sums: torch.Tensor) -> Quadratic:
+    """The quadratic about the means: its least squares are those with an intercept, which no ridge holds back.
+
+    `sums` (NK + 1,) = sums of H's columns, then the number of positions; `output_sums` (M,) = sums of F's rows. What a
+    column that never changes leaves is the rounding of its products: made zero, or it would count as a living one.
+    """
+    count, means = sums[-1], Means(sums[:-1] / sums[-1], output_sums / sums[-1])
+    gram = q.gram - count * torch.outer(means.inputs, means.inputs)
+    cross = q.cross - count * torch.outer(means.outputs, means.inputs)
+    constant = gram.diagonal() <= q.tolerance * q.gram.diagonal()
+    gram[constant], gram[:, constant], cross[:, constant] = 0.0, 0.0, 0.0
+    total = max(q.total - float(count * (means.outputs**2).sum()), 0.0)
+    return replace(q, gram=gram, cross=cross, total=total, means=means)
+
+
+def intercept(q: Quadratic, kept, weight: torch.Tensor) -> torch.Tensor:
+    """b = mean F - W_S mean H_S (M,): what goes with re-fitted weights (M, nK) of a centred quadratic."""
+    return q.means.outputs - weight @ q.means.inputs[q.block(kept)]
+
+
 def ridged(q: Quadratic, ridge: float) -> Quadratic:
     """G' = G + l I, C' = C + l W, T' = T + l ||W||^2 with l = ridge x mean diagonal of G: a pull toward the old weights."""
     strength = ridge * float(q.gram.diagonal().mean())
     gram = q.gram + strength * torch.eye(len(q.gram), dtype=q.gram.dtype, device=q.gram.device)
-    return Quadratic(gram, q.cross + strength * q.weight, q.total + strength * float((q.weight**2).sum()), q.weight, q.columns, q.precision)
+    return replace(q, gram=gram, cross=q.cross + strength * q.weight, total=q.total + strength * float((q.weight**2).sum()))
 
 
 def refit(q: Quadratic, kept) -> torch.Tensor:

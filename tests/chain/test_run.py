@@ -60,8 +60,10 @@ def test_a_run_meets_the_contracts_and_its_network_is_what_its_result_says(given
     assert checked.returncode == 0, checked.stdout
 
 
-@pytest.mark.parametrize("refit", ["none", "lsq"])
-@pytest.mark.parametrize("selector", ["reconstruction", "loss", "l1", "l2", "bn", "random"])
+@pytest.mark.parametrize("selector, refit", [
+    *((selector, refit) for selector in ("reconstruction", "loss", "l1", "l2", "bn", "random") for refit in ("none", "lsq")),
+    ("reconstruction", "affine"), ("loss", "affine"),
+])  # fmt: skip
 def test_every_pruner_runs_through_the_chain(given, selector, refit):
     finished = run(given, "arm=none", f"prune.selector={selector}", f"prune.refit={refit}")
     assert finished.result["macs"] < finished.result["macs_dense"]

@@ -25,6 +25,7 @@ PRUNERS = {
     "M": {"selector": "l1", "refit": "lsq", "allocation": "marginal"},
     "O": {"selector": "bn", "refit": "none", "allocation": "marginal"},
     "G": {"selector": "l2", "refit": "lsq", "allocation": "global"},
+    "A": {"selector": "reconstruction", "refit": "affine", "allocation": "uniform", "mode": "independent"},
 }
 STAGES = ("data", "dense", "baseline", "statistics", "curves", "search", "train", "untrained", "evaluate")
 OTHER = {  # another value for every setting; one that is refused today (not built) is named below
@@ -76,7 +77,7 @@ def other_value(key, pruner):
     if key == "prune.allocation":
         return "uniform" if pruner in "MOG" else "marginal"
     if key == "prune.mode":
-        return None if pruner in "LX" else "sequential" if pruner == "I" else "independent"
+        return None if pruner in "LX" else "sequential" if pruner in "IA" else "independent"
     if key == "prune.engine":
         return {"L": "exhaustive", "X": "stochastic", "N": None, "M": None, "O": None, "G": None}.get(pruner, "forward")
     if key == "prune.selector" and pruner in "LXG":

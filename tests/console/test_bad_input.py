@@ -51,7 +51,7 @@ def half_written(runs: Path) -> list[Path]:
     (["prune.selector=loss", "prune.mode=independent"], ["prune.mode", "prune.selector"]),
     (["prune.selector=tp.taylor"], ["prune.selector", "not built"]),
     (["prune.engine=swap", "prune.ridge=0"], ["prune.ridge: 0", "swap", "above 0"]),
-    (["prune.refit=affine"], ["prune.refit", "not built"]),
+    (["prune.refit=affine", "network.model=tests.networks.samples:unbiased"], ["unit a", "prune.refit 'affine'", "intercept", "set prune.refit lsq"]),
     (["prune.allocation=tolerance"], ["prune.allocation", "not built"]),
     (["prune.units=[hidden, stream]"], ["prune.units", "not built"]),
     (["budget.latency_ms=3"], ["latency_ms", "not built"]),

@@ -38,18 +38,19 @@ FAMILIES = {
 
 
 def random_choices(network, units, seed=0) -> dict[str, Choice]:
-    """A random kept set in random order for every unit; in turn as it is, with coefficients, with other weights."""
+    """A random kept set in random order for every unit; in turn as it is, with coefficients, with other weights and an intercept."""
     generator, choices = torch.Generator().manual_seed(seed), {}
     for number, unit in enumerate(units.units.values()):
         count = int(torch.randint(1, unit.width + 1, (), generator=generator))
         kept = tuple(torch.randperm(unit.width, generator=generator)[:count].tolist())
-        coefficients = weight = None
+        coefficients = weight = intercept = None
         if (number + seed) % 3 == 1:
             coefficients = torch.rand(count, generator=generator, dtype=torch.float64) * 3
         if (number + seed) % 3 == 2:
             rows = consumer_columns(network, unit)
             weight = torch.randn(len(rows), count * unit.columns, generator=generator).to(rows) * rows.std()
-        choices[unit.name] = Choice(kept, coefficients, weight)
+            intercept = torch.randn(len(rows), generator=generator).to(rows) if unit.intercept else None
+        choices[unit.name] = Choice(kept, coefficients, weight, intercept)
     return choices
 
 
@@ -90,6 +91,9 @@ def masked(network, units, choices, values) -> torch.Tensor:
             blocks[:, list(choice.kept)] *= choice.coefficients.view(1, -1, 1).to(blocks)
         blocks[:, dropped] = 0
         consumer.weight.data = weight
+        if choice.intercept is not None:
+            added = choice.intercept.to(weight)
+            consumer.register_forward_hook(lambda module, given, output, b=added: output + b.view(-1, *[1] * (output.ndim - 2)))
     with torch.no_grad():
         return network(values)
 

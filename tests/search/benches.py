@@ -13,7 +13,7 @@ from pipeline.config.settings import Prune, Scoring
 from pipeline.data.streams import Batch
 from pipeline.journal import Journal
 from pipeline.networks.units import find_units
-from pipeline.pruners.pruner import Job, Measured, dense_quadratic, prune_units
+from pipeline.pruners.pruner import Job, Measured, dense_quadratics, prune_units
 from pipeline.search.actor import Bench
 from pipeline.search.coordinator import Coordinator
 from pipeline.search.executor import InProcess
@@ -56,14 +56,19 @@ def coordinator(given: Bench, calibration=0, executor=None) -> Coordinator:
     return Coordinator(executor or InProcess(given), journal, given.folder, given.scoring, calibration, lambda event: None)
 
 
+def measured_by(asking: Coordinator, given: Bench, options: Prune) -> Measured:
+    """What mode independent measures in the dense network; orders are searched anew."""
+    grams, sums = asking.dense_grams()
+    return Measured(dict(dense_quadratics(given.network, given.units, grams, sums if options.refit == "affine" else None)), {})
+
+
 def search(given: Bench, widths, calibration=0, executor=None, **prune) -> list[dict]:
     """Run a whole search in the bench's folder; the journal's lines."""
     options = resolve_prune(Prune(**prune), "test", "width")
     asking = coordinator(given, calibration, executor)
     measured = None
     if options.mode == "independent":
-        units = given.units.units
-        measured = Measured({n: dense_quadratic(given.network, units[n], gram) for n, gram in asking.dense_grams().items()}, {})
+        measured = measured_by(asking, given, options)
     prune_units(Job(given.network, given.units, widths, options, given.seed, measured), asking)
     asking.journal.close()
     return asking.journal.lines

@@ -12,14 +12,14 @@ from pipeline.config.settings import Prune
 from pipeline.networks.cost import CostTable
 from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.pruners.curves import measure_curves, score_curves
-from pipeline.pruners.pruner import Job, Measured, dense_quadratic
+from pipeline.pruners.pruner import Job
 from pipeline.pruners.spending import spent_on_curves
 from pipeline.search.artifacts import save_choice
 from pipeline.selection.allocation import floor_of, probed_widths
 from pipeline.selection.elimination import forward
 from pipeline.selection.quadratic import refit, refit_error, ridged
 from tests.networks.samples import Residual, Vgg, shaken
-from tests.search.benches import bench, coordinator, samples
+from tests.search.benches import bench, coordinator, measured_by, samples
 
 
 @pytest.fixture(params=[Residual, Vgg])
@@ -32,8 +32,7 @@ def curves_of(given, **prune):
     options = resolve_prune(Prune(calibration_samples=24, probe_samples=16, **prune), "test", "width")
     asking, measured = coordinator(given, 24), None
     if options.selector == "reconstruction" or options.refit != "none":
-        units = given.units.units
-        measured = Measured({n: dense_quadratic(given.network, units[n], gram) for n, gram in asking.dense_grams().items()}, {})
+        measured = measured_by(asking, given, options)
     return measure_curves(Job(given.network, given.units, {}, options, given.seed, measured), asking, 16), options, measured
 
 

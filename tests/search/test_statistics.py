@@ -59,18 +59,20 @@ def seen_by(network, path, images) -> tuple[torch.Tensor, torch.Tensor]:
 
 def sums(inputs, wanted) -> dict[str, np.ndarray]:
     inputs, wanted = inputs.flatten(0, 1).double().numpy(), wanted.flatten(0, 1).double().numpy()
-    return {"gram": inputs.T @ inputs, "cross": wanted.T @ inputs, "total": (wanted**2).sum()}
+    found = {"gram": inputs.T @ inputs, "cross": wanted.T @ inputs, "total": (wanted**2).sum()}
+    return found | {"sums": np.append(inputs.sum(0), len(inputs)), "output_sums": wanted.sum(0)}
 
 
 def choices_for(network, units, seed=0) -> dict[str, Choice]:
-    """Half the neurons of each unit: in turn re-fitted, with coefficients, as they are."""
+    """Half the neurons of each unit: in turn re-fitted (with an intercept where there is a place), with coefficients, as they are."""
     generator, choices = torch.Generator().manual_seed(seed), {}
     for number, unit in enumerate(units.units.values()):
         kept = tuple(torch.randperm(unit.width, generator=generator)[: unit.width // 2].tolist())
         columns = consumer_columns(network, unit)
         weight = torch.randn(len(columns), len(kept) * unit.columns, generator=generator).to(columns) * columns.std()
         coefficients = torch.rand(len(kept), generator=generator, dtype=torch.float64) + 0.5
-        choices[unit.name] = (Choice(kept, weight=weight), Choice(kept, coefficients), Choice(kept))[number % 3]
+        added = torch.randn(len(columns), generator=generator).to(columns) if unit.intercept else None
+        choices[unit.name] = (Choice(kept, weight=weight, intercept=added), Choice(kept, coefficients), Choice(kept))[number % 3]
     return choices
 
 
@@ -102,11 +104,12 @@ def test_the_dense_sums_are_those_of_hooks_on_the_dense_network(name, tmp_path):
     build, channels, side = NETWORKS[name]
     network, stream = shaken(build()).double(), samples(21, channels, side, 3, 8, torch.float64)
     given = bench(network, stream, tmp_path)
-    grams = coordinator(given, calibration=21).dense_grams()
+    grams, column_sums = coordinator(given, calibration=21).dense_grams()
     assert list(grams) == list(given.units.units)
     for unit, gram in grams.items():
         inputs, wanted = seen_by(network, given.units.units[unit].consumer, stream.images)
-        close({"gram": gram.numpy()}, {"gram": sums(inputs, wanted)["gram"]})
+        expected = sums(inputs, wanted)
+        close({"gram": gram.numpy(), "sums": column_sums[unit].numpy()}, {name: expected[name] for name in ("gram", "sums")})
 
 
 def committed(given, choices) -> list:
@@ -127,8 +130,11 @@ def questions(given, commits) -> dict[tuple, Question]:
     }
 
 
+SUMS = ("gram", "cross", "total", "sums", "output_sums")
+
+
 def equal(first: Answer, second: Answer) -> bool:
-    return first.count == second.count and all(np.array_equal(first.sums[name], second.sums[name]) for name in ("gram", "cross", "total"))
+    return first.count == second.count and all(np.array_equal(first.sums[name], second.sums[name]) for name in SUMS)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -236,7 +242,7 @@ def test_positions_are_drawn_by_name_and_the_same_in_both_networks(wanted, tmp_p
     network, stream = shaken(Residual()).double(), samples(21, 3, 16, 3, 8, torch.float64, shard=9)
     given = bench(network, stream, tmp_path, seed=4, positions=wanted)
     asking, shrunk, choices = coordinator(given, calibration=21), copy.deepcopy(network), choices_for(network, given.units)
-    grams = asking.dense_grams()
+    grams, _ = asking.dense_grams()
     for unit in given.units.units.values():
         (inputs, _), (dense, wanted_rows) = (seen_by(net, unit.consumer, stream.images) for net in (shrunk, network))
         drawn = [draw("positions", 4, unit.name, image).permutation(inputs.shape[1])[:wanted] for image in range(21)]
@@ -251,7 +257,7 @@ def test_positions_are_drawn_by_name_and_the_same_in_both_networks(wanted, tmp_p
 def test_more_positions_than_there_are_change_nothing(tmp_path):
     network, stream = shaken(Residual()), samples(20, 3, 16, 3, 8)
     units = find_units(network)
-    every, most = (coordinator(bench(network, stream, tmp_path, units, positions=n), calibration=20).dense_grams() for n in (None, 256))
+    every, most = (coordinator(bench(network, stream, tmp_path, units, positions=n), calibration=20).dense_grams()[0] for n in (None, 256))
     assert all(torch.equal(every[name], most[name]) for name in units.units)
 
 
