@@ -51,7 +51,7 @@ def half_written(runs: Path) -> list[Path]:
     (["prune.selector=loss", "prune.mode=independent"], ["prune.mode", "prune.selector"]),
     (["prune.selector=tp.taylor"], ["prune.selector", "not built"]),
     (["prune.engine=swap", "prune.ridge=0"], ["prune.ridge: 0", "swap", "above 0"]),
-    (["prune.refit=affine", "network.model=tests.networks.samples:unbiased"], ["unit a", "prune.refit 'affine'", "intercept", "set prune.refit lsq"]),
+    (["prune.refit=affin"], ["prune.refit", "affine"]),
     (["prune.allocation=tolerance"], ["prune.allocation", "not built"]),
     (["prune.units=[hidden, stream]"], ["prune.units", "not built"]),
     (["budget.latency_ms=3"], ["latency_ms", "not built"]),
@@ -66,6 +66,13 @@ def half_written(runs: Path) -> list[Path]:
 ])
 def test_a_wrong_setting_is_named_and_nothing_is_begun(small_config, tmp_path, overrides, words):
     refused(run_gfs("run", "-c", small_config, *overrides), *words)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", ["run", "check"])
+def test_an_intercept_without_a_place_is_refused_before_any_work_naming_the_unit(small_config, tmp_path, verb):
+    given = ("prune.refit=affine", "network.model=tests.networks.samples:unbiased")
+    refused(run_gfs(verb, "-c", small_config, *given, PYTHONPATH=str(ROOT)), "unit a: prune.refit 'affine'", "b, which reads it", "set prune.refit lsq")
     assert not (tmp_path / "runs").exists()
 
 
