@@ -26,7 +26,7 @@ class Unit:
     consumer: str
     columns: int
     cut: int
-    intercept: str | None = None
+    intercept: str | None
 
 
 @dataclass(frozen=True)
