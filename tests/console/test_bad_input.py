@@ -72,7 +72,8 @@ def test_a_wrong_setting_is_named_and_nothing_is_begun(small_config, tmp_path, o
 @pytest.mark.parametrize("verb", ["run", "check"])
 def test_an_intercept_without_a_place_is_refused_before_any_work_naming_the_unit(small_config, tmp_path, verb):
     given = ("prune.refit=affine", "network.model=tests.networks.samples:unbiased")
-    refused(run_gfs(verb, "-c", small_config, *given, PYTHONPATH=str(ROOT)), "unit a: prune.refit 'affine'", "b, which reads it", "set prune.refit lsq")
+    words = ("unit a: prune.refit 'affine'", "b, which reads it", "set prune.refit lsq")
+    refused(run_gfs(verb, "-c", small_config, *given, PYTHONPATH=str(ROOT)), *words)
     assert not (tmp_path / "runs").exists()
 
 

@@ -60,7 +60,9 @@ def test_choices_are_tried_alone_on_the_images_behind_the_calibration_ones(given
         assert found[name][-1] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("prune", [dict(selector="reconstruction"), dict(selector="l1"), dict(selector="l1", refit="affine"), dict(selector="l1", refit="none"), dict(selector="random")])
+@pytest.mark.parametrize("prune", [
+    dict(selector="reconstruction"), dict(selector="random"), *(dict(selector="l1", refit=refit) for refit in ("lsq", "affine", "none")),
+])  # fmt: skip
 def test_a_curve_is_probed_in_the_pruners_own_order_under_its_own_refit(given, prune):
     curves, options, measured = curves_of(given, **prune)
     images = torch.cat([batch.images for batch in given.stream.block(24, 40)])
@@ -134,8 +136,8 @@ def test_budgets_share_the_curves_and_each_pruner_has_its_own(tmp_path, small_co
     assert scored["select_images"] == 64 and scored["macs"] <= first["macs"] * 1.1
     affine = run("prune.refit=affine", "prune.mode=independent")
     assert affine["stages"]["statistics"] != first["stages"]["statistics"] and affine["stages"]["curves"] != first["stages"]["curves"]
-    sums = {run["stages"]["statistics"] for run in (first, affine) if list((tmp_path / "runs/stages").glob(f"*-{run['stages']['statistics']}/sums.*"))}
-    assert sums == {affine["stages"]["statistics"]}, "only about the means"
+    (sums,) = (tmp_path / "runs/stages").glob("statistics-*/sums.safetensors")
+    assert sums.parent.name == f"statistics-{affine['stages']['statistics']}", "read about the means alone"
     loss = run("prune.selector=loss", "prune.candidates=3")
     assert loss["stages"]["curves"] == first["stages"]["curves"], "the loss search has no order of its own"
     lines = json.loads(next((tmp_path / "runs/stages").glob(f"curves-{first['stages']['curves']}/curves.json")).read_text())

@@ -85,7 +85,8 @@ def test_what_is_committed_is_least_squares_with_a_column_of_ones_on_what_the_la
         strength = ridge * float(((inputs - inputs.mean(0)) ** 2).sum(0).mean())
         old = network.get_submodule(unit.consumer).weight.detach().flatten(1)
         at = [j * unit.columns + k for j in found[name].kept for k in range(unit.columns)]
-        rows = torch.cat([torch.cat([inputs, torch.ones(len(inputs), 1).double()], 1)[:, [*at, -1]], strength**0.5 * torch.eye(len(at) + 1).double()[:-1]])
+        pull = strength**0.5 * torch.eye(len(at) + 1, dtype=torch.float64)[:-1]
+        rows = torch.cat([torch.cat([inputs[:, at], torch.ones_like(inputs[:, :1])], 1), pull])
         expected = torch.linalg.lstsq(rows, torch.cat([wanted, strength**0.5 * old[:, at].T]), driver="gelsd").solution
         np.testing.assert_allclose(found[name].weight, expected[:-1].T, rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(found[name].intercept, expected[-1], rtol=1e-6, atol=1e-7)
