@@ -30,7 +30,7 @@ from pipeline.networks.cost import CostTable
 from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
 from pipeline.networks.saved import arch_of, save_pruned
 from pipeline.networks.shrink import Choice, apply_choices
-from pipeline.networks.units import Units, find_units, without_large
+from pipeline.networks.units import Units, find_units, refuse_without_intercept, without_large
 from pipeline.networks.zoo import Blueprint
 from pipeline.pruners.criteria import criterion_scores
 from pipeline.pruners.curves import measure_curves, score_curves
@@ -81,6 +81,8 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
     table = CostTable(dense, units, images[:1].to(_device(dense)))
     if measures_gram(options):
         units = without_large(units, Scoring().gram_limit)
+    if options.refit == "affine":
+        refuse_without_intercept(units)
     for warning in warnings_of(options):
         warnings.warn(warning, stacklevel=2)
     _check_labels(dense, images, labels)
@@ -178,8 +180,8 @@ def _search(dense, units: Units, sharing: Sharing, options: Prune, images, label
         coordinator = Coordinator(executor, journal, Path(folder), scoring, samples, lambda event: None)
         measured, curves = None, None
         if measures_dense(options):
-            grams = coordinator.dense_grams()
-            measured = Measured(dense_quadratics(dense, units, grams), {})
+            grams, sums = coordinator.dense_grams()
+            measured = Measured(dense_quadratics(dense, units, grams, sums if options.refit == "affine" else None), {})
         gradients = coordinator.gradients(CRITERIA[options.selector]) if reads_gradients(options) else None
         example, scores, shipped = images[:1].to(_device(dense)), None, None
         if options.as_shipped:

@@ -110,7 +110,7 @@ def _independent(scene: Scene) -> Row:
     units = scene.bench.units
     coordinator = scene.coordinator(scene.bench.folder / "independent", InProcess(scene.bench))
     began = time.perf_counter()
-    grams = coordinator.dense_grams()
+    grams, _ = coordinator.dense_grams()
     passed = time.perf_counter() - began
     for name, quadratic in dense_quadratics(scene.bench.network, units, grams).items():
         order_of(scene.prune, quadratic, max(1, units.units[name].width // 2))
@@ -153,7 +153,7 @@ def _added_error(scene: Scene) -> dict:
     for positions in (None, bench.scoring.positions):
         scoring = bench.scoring.model_copy(update={"positions": positions, "block_samples": FEW})
         few = Bench(bench.network, units, stream, scoring, bench.folder, bench.device, 0)
-        grams = Coordinator(InProcess(few), None, bench.folder, scoring, len(stream.images), lambda event: None).dense_grams()
+        grams, _ = Coordinator(InProcess(few), None, bench.folder, scoring, len(stream.images), lambda event: None).dense_grams()
         quadratics.append(dense_quadratics(bench.network, units, grams))
     rises = []
     for name, unit in narrow.items():

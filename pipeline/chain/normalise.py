@@ -69,7 +69,8 @@ def statistics_settings(config: Config) -> dict | None:
             "units": prune.units,
             "engine": _order_engine(prune) if search else None,
             "ridge": prune.ridge if search else None,
-        },
+        }
+        | ({"refit": "affine"} if prune.refit == "affine" else {}),  # whose orders are about the means
         "scoring": _scoring(config),
         "seed": config.seed,
     }

@@ -17,11 +17,14 @@ from pipeline.stages.clock import timed
 from pipeline.stages.store import Done, Stage
 from pipeline.tensorfile import save_tensors
 
-GRAMS, ORDERS = "grams.safetensors", "orders.json"
+GRAMS, SUMS, ORDERS = "grams.safetensors", "sums.safetensors", "orders.json"
 
 
 def run_statistics(context: Context, data: Done, dense: Dense) -> Done | None:
-    """Stage `statistics`: G of every unit in the dense network, each unit's greedy order; None where nothing reads them."""
+    """Stage `statistics`: G of every unit in the dense network (for `affine` the sums it is centred by), each unit's greedy order.
+
+    None where nothing reads them.
+    """
     settings = statistics_settings(context.config)
     if settings is None:
         return None
@@ -31,12 +34,15 @@ def run_statistics(context: Context, data: Done, dense: Dense) -> Done | None:
     def work(folder, guard, watch):
         prune = curves_pruner(context.config.prune)
         with executor_of(context, dense, data, units, folder) as executor:
-            grams = Coordinator(executor, None, folder, context.config.scoring, prune.calibration_samples, context.observe).dense_grams()
+            grams, sums = Coordinator(executor, None, folder, context.config.scoring, prune.calibration_samples, context.observe).dense_grams()
         save_tensors(folder / GRAMS, grams)
         names = [GRAMS]
+        if prune.refit == "affine":
+            save_tensors(folder / SUMS, sums)
+            names.append(SUMS)
         if prune.selector == "reconstruction":
             orders = {}
-            for name, quadratic in dense_quadratics(dense.network, units, grams).items():
+            for name, quadratic in dense_quadratics(dense.network, units, grams, sums if SUMS in names else None).items():
                 picks = order_of(prune, quadratic)
                 orders[name] = [vars(pick) for pick in picks]
                 context.observe({"event": "order", "unit": name, "done": len(orders), "total": len(units.units), "unit_name": "units"})
@@ -54,4 +60,5 @@ def measured_of(dense: Dense, units: Units, statistics: Done | None) -> Measured
     grams, orders = load_file(statistics.folder / GRAMS), {}
     if ORDERS in statistics.artifacts:
         orders = {name: [Pick(**pick) for pick in picks] for name, picks in read_json(statistics.folder / ORDERS).items()}
-    return Measured(dense_quadratics(dense.network, units, grams), orders)
+    sums = load_file(statistics.folder / SUMS) if SUMS in statistics.artifacts else None
+    return Measured(dense_quadratics(dense.network, units, grams, sums), orders)

@@ -11,7 +11,7 @@ from pipeline.config.rules import measures_gram
 from pipeline.config.settings import Config, budget_target
 from pipeline.networks.cost import CostTable
 from pipeline.networks.saved import example_images
-from pipeline.networks.units import Units, find_units, without_large
+from pipeline.networks.units import Units, find_units, refuse_without_intercept, without_large
 from pipeline.selection.allocation import Sharing
 from pipeline.selection.budgets import Allocation, Budget
 
@@ -56,6 +56,8 @@ def units_and_cost(context: Context, dense: Dense) -> tuple[Units, CostTable]:
     table = CostTable(dense.network, units, images)  # of all units: what counts as prunable is the same for every pruner
     if measures_gram(prune):
         units = without_large(units, scoring.gram_limit)
+    if prune.refit == "affine":
+        refuse_without_intercept(units)
     return units, table
 
 

@@ -11,6 +11,7 @@ NEED_RIDGE = ("backward", "swap")
 LATER_ENGINES = dict.fromkeys(("lazy", "racing", "greedi", "learned"), "loss")
 UNSCORED = ("loss", "random")
 REFERENCES, LATER_REFERENCES = ("paper",), ("official", "official-fixed")
+ALLOCATIONS = ("uniform", "marginal", "global")
 BUDGETS = ("macs", "macs_bn", "prunable_macs", "width", "params")
 
 
@@ -47,9 +48,8 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
         later("reference", prune.reference, REFERENCES)
     if prune.reference not in (None, *REFERENCES):
         refuse(f"prune.reference: {prune.reference!r} is unknown; give one of {', '.join(REFERENCES)}")
-    for key, value, built in (("refit", prune.refit, ("none", "lsq")), ("allocation", prune.allocation, (None, "uniform", "marginal", "global"))):
-        if value not in built:
-            later(key, value, [name for name in built if name])
+    if prune.allocation not in (None, *ALLOCATIONS):
+        later("allocation", prune.allocation, ALLOCATIONS)
     if "branch" in prune.units:
         later("units", prune.units, ["[hidden]", "[stream]", "[hidden, stream]"])
     if "stream" in prune.units and prune.mode == "sequential" and (selector == "reconstruction" or prune.refit != "none"):
@@ -66,14 +66,14 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
     curves = _curves(prune, refuse) if allocation == "marginal" else None
     if allocation == "global" and selector in UNSCORED:
         refuse(f"prune.allocation: 'global' does not go with prune.selector {selector!r}, which gives neurons no scores; set one of the two")
-    measures = selector == "reconstruction" or prune.refit == "lsq" or curves == "reconstruction"
+    measures = selector == "reconstruction" or prune.refit != "none" or curves == "reconstruction"
     reads = measures or reads_gradients(prune)
     return prune.model_copy(
         update={
             "allocation": allocation,
             "curves": curves,
             "probe_samples": (prune.probe_samples or 500) if curves else None,
-            "mode": (prune.mode or "sequential") if selector in ("reconstruction", "loss") or prune.refit == "lsq" else None,
+            "mode": (prune.mode or "sequential") if selector in ("reconstruction", "loss") or prune.refit != "none" else None,
             "engine": prune.engine or (engines[0] if engines else None),
             "reference": (prune.reference or "paper") if selector == "loss" else None,
             "calibration_samples": (prune.calibration_samples or 2000) if reads else None,
@@ -99,7 +99,7 @@ def _curves(prune: Prune, refuse) -> str:
     """Whose curves allocation marginal follows: the pruner's own, or those of reconstruction with its re-fit."""
     if prune.selector == "loss" and prune.curves == "own":
         refuse("prune.curves: 'own' does not go with prune.selector 'loss', whose order depends on the widths; set reconstruction")
-    ours = prune.selector == "reconstruction" and prune.refit == "lsq"
+    ours = prune.selector == "reconstruction" and prune.refit != "none"
     return "own" if ours else prune.curves or ("reconstruction" if prune.selector == "loss" else "own")
 
 
@@ -108,7 +108,7 @@ def curves_pruner(prune: Prune) -> Prune:
     if prune.curves != "reconstruction":
         return prune
     engine = prune.engine if prune.selector == "reconstruction" else "forward"
-    return prune.model_copy(update={"selector": "reconstruction", "refit": "lsq", "engine": engine})
+    return prune.model_copy(update={"selector": "reconstruction", "refit": "lsq" if prune.refit == "none" else prune.refit, "engine": engine})
 
 
 def reads_gradients(prune: Prune) -> bool:

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-from pipeline.networks.shrink import Choice, apply_choices, neuron_columns
+from pipeline.networks.shrink import Choice, add_intercepts, apply_choices, neuron_columns
 from pipeline.networks.units import Units
 
 FOLDING_LIMIT = 1e-10  # relative, float64
@@ -28,6 +28,7 @@ def gated(network: nn.Module, units: Units, choices: dict[str, Choice]) -> nn.Mo
             flat = torch.zeros_like(consumer.weight.detach()).flatten(1)
             flat[:, neuron_columns(choice.kept, reader.columns)] = weight.to(flat)
             consumer.weight = nn.Parameter(flat.view_as(consumer.weight))
+        add_intercepts(network, unit, choice)
         for reader in unit.readers:
             network.get_submodule(reader.path).register_forward_pre_hook(_multiply(gate, reader))
     return network

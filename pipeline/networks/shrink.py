@@ -14,13 +14,15 @@ class Choice:
     """What was decided for one unit: kept neurons in pick order, and what their consumers' columns become.
 
     `coefficients` (n,): the gate N a_i of each kept neuron, folded into its columns. `weight` (M, n k^2): re-fitted columns
-    of the first consumer, `further` those of the others. Neither: the original columns.
+    of the first consumer, `further` those of the others; `intercepts` (M,) of each, added to its output. Neither: the original
+    columns.
     """
 
     kept: tuple[int, ...]
     coefficients: torch.Tensor | None = None
     weight: torch.Tensor | None = None
     further: tuple[torch.Tensor, ...] = ()
+    intercepts: tuple[torch.Tensor, ...] = ()
 
 
 def reader_columns(network: nn.Module, reader: Reader) -> torch.Tensor:
@@ -68,6 +70,16 @@ def _keep_readers(network: nn.Module, unit: Unit, choice: Choice) -> None:
     columns = [chosen_columns(network, unit, choice, reader) for reader in unit.readers]
     for reader, weight in zip(unit.readers, columns):
         _keep_inputs(network.get_submodule(reader.path), weight, len(choice.kept))
+    add_intercepts(network, unit, choice)
+
+
+def add_intercepts(network: nn.Module, unit: Unit, choice: Choice) -> None:
+    """Add the choice's intercepts, where it has some, to its consumers' outputs: in a bias or the running mean behind, in place."""
+    for reader, added in zip(unit.consumers, choice.intercepts):
+        module = network.get_submodule(reader.intercept)
+        name, sign = ("running_mean", -1) if isinstance(module, _BatchNorm) else ("bias", 1)
+        old = getattr(module, name)
+        _replace(module, name, old + sign * added.to(old))
 
 
 def _keep_neurons(network: nn.Module, unit: Unit, choice: Choice, behind: bool = False) -> None:

@@ -6,17 +6,21 @@ from operator import getitem
 from torch import nn
 
 from pipeline.config.errors import BadInput, UnsupportedModule
-from pipeline.networks.follow import Group, follow
+from pipeline.networks.follow import NORMS, Group, follow
 from pipeline.networks.graph import Graph
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A layer that reads the neurons linearly: `columns` = k^2 (or pooled positions) per neuron; `cut` = the step before it."""
+    """A layer that reads the neurons linearly: `columns` = k^2 (or pooled positions) per neuron; `cut` = the step before it.
+
+    `intercept` = what can add a constant to its output: itself by its bias, or the batch norm right behind it; None: neither.
+    """
 
     path: str
     columns: int
     cut: int
+    intercept: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
                 raise UnsupportedModule(reason)
         if reason is None:
             try:
-                units[group.name] = _unit(graph, flows, group, kind)
+                units[group.name] = _unit(network, graph, flows, group, kind)
                 continue
             except UnsupportedModule as error:
                 if kind == "hidden":
@@ -106,9 +110,11 @@ def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
     return Units(graph, dict(sorted(units.items(), key=lambda item: (item[1].kind != "hidden", item[1].hold))), left, outputs)
 
 
-def _unit(graph: Graph, flows: dict, group: Group, kind: str) -> Unit:
+def _unit(network: nn.Module, graph: Graph, flows: dict, group: Group, kind: str) -> Unit:
     """A group as a unit. Raises UnsupportedModule where no stretch of the network could run from its readers."""
-    consumers, squeezes = (tuple(sorted((Reader(*one) for one in many), key=lambda r: r.cut)) for many in (group.consumers, group.squeezes))
+    consumers = tuple(Reader(path, columns, cut, _intercept(network, graph, flows, path, cut)) for path, columns, cut in group.consumers)
+    squeezes = tuple(Reader(*one) for one in group.squeezes)
+    consumers, squeezes = (tuple(sorted(readers, key=lambda reader: reader.cut)) for readers in (consumers, squeezes))
     hold = min(reader.cut for reader in (*consumers, *squeezes))
     for cut in sorted({hold, *(reader.cut for reader in consumers)}):
         _refuse_carried(graph, flows, group.name, cut)
@@ -142,6 +148,28 @@ def _is_activated(group: Group, groups: list[Group]) -> bool:
     for one in found:  # grows as it goes
         found += [other for other in groups if one in other.sources and not other.joins and other not in found]
     return any(one.active for one in found)
+
+
+def _intercept(network: nn.Module, graph: Graph, flows: dict, consumer: str, cut: int) -> str | None:
+    """The module whose bias or running mean shifts the consumer's output and nothing else."""
+    if network.get_submodule(consumer).bias is not None:
+        return consumer
+    readers = [node for node in graph.nodes[cut].users if node.op == "call_module" and type(network.get_submodule(node.target)) in NORMS]
+    if len(readers) != 1 or len(graph.nodes[cut].users) != 1 or network.get_submodule(readers[0].target).running_mean is None:
+        return None
+    faults = {path for path, _ in flows[readers[0]].group.unsupported}
+    return None if readers[0].target in faults else readers[0].target
+
+
+def refuse_without_intercept(units: Units) -> None:
+    """Raises BadInput naming the first unit in which re-fit `affine` has no place for its intercept."""
+    for name, unit in units.units.items():
+        for reader in unit.consumers:
+            if reader.intercept is None:
+                raise BadInput(
+                    f"unit {name}: prune.refit 'affine' has no place for its intercept: {reader.path}, which reads it, has no bias "
+                    "and no batch norm right behind it; set prune.refit lsq"
+                )
 
 
 def _refuse_carried(graph: Graph, flows: dict, unit: str, cut: int) -> None:

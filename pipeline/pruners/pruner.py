@@ -16,7 +16,7 @@ from pipeline.selection.counts import best_candidate, candidates, coefficients
 from pipeline.selection.elimination import Pick, backward, forward
 from pipeline.selection.guarantee import explained_share
 from pipeline.selection.joint import join, separate
-from pipeline.selection.quadratic import Quadratic, from_dense, refit, ridged
+from pipeline.selection.quadratic import Quadratic, centred, from_dense, intercept, refit, ridged
 from pipeline.selection.scored import bn_scores, falling, l1_scores, l2_scores, random_order
 from pipeline.selection.swap import swap
 
@@ -50,19 +50,21 @@ class Job:
     shipped: dict[str, list[int]] | None = None
 
 
-def dense_quadratics(network: nn.Module, units: Units, grams: dict[str, torch.Tensor]) -> dict[str, Quadratic]:
-    """The quadratics of units measured in the dense network: {unit: Quadratic}. `grams`: those of `Coordinator.dense_grams`."""
-    named = {name: [grams[numbered(name, i)] for i in range(len(unit.consumers))] for name, unit in units.units.items()}
-    return {name: dense_quadratic(network, unit, named[name]) for name, unit in units.units.items()}
+def dense_quadratics(network: nn.Module, units: Units, grams: dict[str, torch.Tensor], sums: dict | None = None) -> dict[str, Quadratic]:
+    """The quadratics of units measured in the dense network: {unit: Quadratic}; with the sums (NK + 1,) of each about its means.
+
+    `grams`, `sums`: those of `Coordinator.dense_grams`.
+    """
+    return {name: _dense_quadratic(network, unit, grams, sums) for name, unit in units.units.items()}
 
 
-def dense_quadratic(network: nn.Module, unit: Unit, grams: list[torch.Tensor]) -> Quadratic:
-    """The quadratic of a unit measured in the dense network; `grams`: of each of its consumers."""
+def _dense_quadratic(network: nn.Module, unit: Unit, grams: dict, sums: dict | None) -> Quadratic:
     parts = []
-    for reader, gram in zip(unit.consumers, grams):
-        weight = reader_columns(network, reader)
-        gram = gram.clone()  # memory of torch's own alignment: products then give the same bytes wherever the matrix came from
-        parts.append(from_dense(gram, weight.double().cpu(), reader.columns, torch.finfo(weight.dtype).eps))
+    for i, reader in enumerate(unit.consumers):
+        weight, name = reader_columns(network, reader), numbered(unit.name, i)
+        gram = grams[name].clone()  # memory of torch's own alignment: products then give the same bytes wherever the matrix came from
+        found = from_dense(gram, weight.double().cpu(), reader.columns, torch.finfo(weight.dtype).eps)
+        parts.append(found if sums is None else centred(found, sums[name], found.weight @ sums[name][:-1].clone()))
     return join(parts)
 
 
@@ -86,10 +88,10 @@ def _prune_unit(job: Job, coordinator: Coordinator, unit: Unit, replayed: list[d
     if prune.selector == "loss":
         picks, reason = _loss_picks(job, coordinator, unit, replayed)
         kept, gates = coefficients(picks, unit.width)
-        quadratic = _quadratic(job, coordinator, unit) if prune.refit == "lsq" else None
+        quadratic = _quadratic(job, coordinator, unit) if prune.refit != "none" else None
         lines = []
     else:
-        needed = prune.selector == "reconstruction" or prune.refit == "lsq"
+        needed = prune.selector == "reconstruction" or prune.refit != "none"
         quadratic = _quadratic(job, coordinator, unit) if needed else None
         found = order(job, unit, quadratic, width)
         lines = [_pick_line(unit, step, pick) for step, pick in enumerate(found) if isinstance(pick, Pick)]
@@ -102,7 +104,7 @@ def _prune_unit(job: Job, coordinator: Coordinator, unit: Unit, replayed: list[d
         return coordinator.commit(unit.name, choice, reason, None, lines)
     share = explained_share(quadratic, prune.ridge, kept)
     if unit.squeezes and job.measured is None:
-        left = coordinator.quadratic(unit, _weights(job, unit), tuple(kept))
+        left = coordinator.quadratic(unit, _weights(job, unit), tuple(kept), prune.refit == "affine")
         choice = refitted(job, unit, ridged(left, prune.ridge), kept, range(len(kept)))
     else:
         choice = refitted(job, unit, ridged(quadratic, prune.ridge), kept, kept)
@@ -110,16 +112,18 @@ def _prune_unit(job: Job, coordinator: Coordinator, unit: Unit, replayed: list[d
 
 
 def refitted(job: Job, unit: Unit, full: Quadratic, kept, at) -> Choice:
-    """The kept neurons with every consumer re-fitted; `at`: where they are in the ridged quadratic."""
+    """The kept neurons with every consumer re-fitted, about means with an intercept; `at`: where they are in the ridged quadratic."""
     dtype = consumer_columns(job.network, unit).dtype
-    weight, *further = (part.to(dtype) for part in separate(full, refit(full, at)))
-    return Choice(tuple(kept), weight=weight, further=tuple(further))
+    weight, *further = weights = [part.to(dtype) for part in separate(full, refit(full, at))]
+    parts = zip(full.means, unit.consumers, weights)
+    added = tuple(intercept(means, reader.columns, at, one.double()).to(dtype) for means, reader, one in parts)
+    return Choice(tuple(kept), weight=weight, further=tuple(further), intercepts=added)
 
 
 def _quadratic(job, coordinator, unit) -> Quadratic:
     if job.measured is not None:
         return job.measured.quadratics[unit.name]
-    return coordinator.quadratic(unit, _weights(job, unit))
+    return coordinator.quadratic(unit, _weights(job, unit), centre=job.prune.refit == "affine")
 
 
 def _weights(job: Job, unit: Unit) -> list[torch.Tensor]:

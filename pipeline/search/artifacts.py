@@ -21,6 +21,7 @@ def save_choice(folder: Path, unit: str, choice: Choice, explained: float | None
     if choice.weight is not None:
         tensors["weight"] = choice.weight
         tensors |= {f"weight/{i}": weight for i, weight in enumerate(choice.further, start=1)}
+    tensors |= {f"intercept/{i}": added for i, added in enumerate(choice.intercepts)}
     if explained is not None:
         tensors["explained_share"] = torch.tensor(explained, dtype=torch.float64)
     name = name or f"units/{unit}.safetensors"
@@ -37,7 +38,8 @@ def load_choice(folder: Path, commit: Commit) -> Choice:
         raise Failed(f"artifact {path}: is missing or not what the journal names; delete the stage {Path(folder).name} and run again")
     tensors = {name: tensor.clone() for name, tensor in load_tensors(path)[0].items()}  # aligned alike in every process
     further = tuple(tensors[f"weight/{i}"] for i in range(1, sum(name.startswith("weight/") for name in tensors) + 1))
-    return Choice(commit.kept, tensors.get("coefficients"), tensors.get("weight"), further)
+    intercepts = tuple(tensors[f"intercept/{i}"] for i in range(sum(name.startswith("intercept/") for name in tensors)))
+    return Choice(commit.kept, tensors.get("coefficients"), tensors.get("weight"), further, intercepts)
 
 
 def explained_share(folder: Path, commit: Commit) -> float | None:

@@ -14,9 +14,9 @@ from pipeline.networks.units import Unit
 from pipeline.search.artifacts import load_choice, save_choice
 from pipeline.search.executor import Executor
 from pipeline.search.question import Answer, Commit, Question, add, blocks
-from pipeline.search.statistics import numbered
+from pipeline.search.statistics import SUMS, numbered
 from pipeline.selection.joint import join
-from pipeline.selection.quadratic import Quadratic
+from pipeline.selection.quadratic import Quadratic, centred
 
 
 class Coordinator:
@@ -47,10 +47,10 @@ class Coordinator:
     def calibration_blocks(self) -> list[tuple[int, int]]:
         return blocks(0, self.calibration, self.scoring.block_samples)
 
-    def quadratic(self, unit: Unit, weights: list[torch.Tensor], kept: tuple[int, ...] = ()) -> Quadratic:
+    def quadratic(self, unit: Unit, weights: list[torch.Tensor], kept: tuple[int, ...] = (), centre: bool = False) -> Quadratic:
         """The unit's quadratic in the network as shrunk so far, against the dense one; `weights`: its consumers' columns.
 
-        With `kept`, of these neurons alone, measured with the others gone.
+        With `kept`, of these neurons alone, measured with the others gone; with `centre`, about its means.
         """
         (answer,) = self.ask("gram", unit.name, self.calibration_blocks(), picks=kept)
         _refuse_infinite(unit.name, answer.sums)
@@ -59,15 +59,19 @@ class Coordinator:
             gram, cross = (torch.from_numpy(answer.sums[numbered(name, i)]).clone() for name in ("gram", "cross"))
             weight = weight[:, neuron_columns(kept, reader.columns)] if kept else weight
             total = float(answer.sums[numbered("total", i)])
-            parts.append(Quadratic(gram, cross, total, weight.double().cpu(), reader.columns, torch.finfo(weight.dtype).eps))
+            found = Quadratic(gram, cross, total, weight.double().cpu(), reader.columns, torch.finfo(weight.dtype).eps)
+            sums = (torch.from_numpy(answer.sums[numbered(name, i)]).clone() for name in ("sums", "output_sums"))
+            parts.append(centred(found, *sums) if centre else found)
         return join(parts)
 
-    def dense_grams(self) -> dict[str, torch.Tensor]:
-        """G of every unit in the dense network, `<unit>/<i>` of its further consumers: one pass."""
+    def dense_grams(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """G of every unit in the dense network, `<unit>/<i>` of its further consumers, and the sums (NK + 1,) that each is centred by."""
         (answer,) = self.ask("gram_dense", None, self.calibration_blocks())
         for name, value in answer.sums.items():
             _refuse_infinite(name, {"gram": value})
-        return {name: torch.from_numpy(value) for name, value in answer.sums.items()}
+        found = {name: torch.from_numpy(value) for name, value in answer.sums.items()}
+        grams = {name: value for name, value in found.items() if not name.endswith(SUMS)}
+        return grams, {name: found[f"{name}{SUMS}"] for name in grams}
 
     def gradients(self, statistic: str) -> dict[str, torch.Tensor]:
         """Mean over the calibration images of what the statistic sums of every parameter's gradient."""

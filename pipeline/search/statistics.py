@@ -15,9 +15,14 @@ from pipeline.search.question import Answer
 from pipeline.search.walk import sliced
 from pipeline.selection.counts import coefficients, trial
 
+SUMS = "/sums"  # behind a unit's name, which holds no slash
+
 
 def gram_dense(actor, question) -> Answer:
-    """G of every unit in the dense network, all in one pass: `<unit>` (NK, NK), `<unit>/<i>` of its further consumers."""
+    """G of every unit in the dense network, all in one pass: `<unit>` (NK, NK), `<unit>/<i>` of its further consumers.
+
+    And the sums that each is centred by: its name with `/sums` behind it (NK + 1,).
+    """
     units, graph, network = actor.bench.units, actor.bench.units.graph, actor.dense
     reads = sorted(((reader.cut, unit, i) for unit in units.units.values() for i, reader in enumerate(unit.consumers)), key=lambda read: read[0])
     sums, count = {}, 0
@@ -27,6 +32,7 @@ def gram_dense(actor, question) -> Answer:
             values, at = graph.run(network, values, at, cut), cut
             rows = _rows(actor, unit, i, _entering(graph, values, cut), question.samples[0] + count)
             _accumulate(sums, numbered(unit.name, i), rows.T @ rows)
+            _accumulate(sums, f"{numbered(unit.name, i)}{SUMS}", _sums_and_count(rows))
         count += len(batch.labels)
     return Answer(_moved(sums), count)
 
@@ -35,7 +41,8 @@ def gram(actor, question) -> Answer:
     """G = H H^T, C = F H^T and T = ||F||^2 of one unit: H in the network as shrunk so far, F = W H in the dense one.
 
     With picks, H is what the consumer reads once only these neurons are left: squeeze-excite then scales them otherwise.
-    Sums of further consumers are named `gram/<i>` and so on.
+    And what they are centred by: `sums` (NK + 1,) of H's columns and the positions, `output_sums` (M,) of F's rows. Sums of
+    further consumers are named `gram/<i>` and so on.
     """
     unit, graph = actor.unit(question.unit), actor.bench.units.graph
     network = actor.drifted_to(question.unit, question.picks)
@@ -51,6 +58,8 @@ def gram(actor, question) -> Answer:
             _accumulate(sums, numbered("gram", i), rows.T @ rows)
             _accumulate(sums, numbered("cross", i), target.T @ rows)
             _accumulate(sums, numbered("total", i), (target.double() ** 2).sum())
+            _accumulate(sums, numbered("sums", i), _sums_and_count(rows))
+            _accumulate(sums, numbered("output_sums", i), target.double().sum(0))
         count += len(read)
     return Answer(_moved(sums), count)
 
@@ -221,6 +230,11 @@ def _accumulate(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -
         sums[name] += value
     else:
         sums[name] = value.double()
+
+
+def _sums_and_count(rows: torch.Tensor) -> torch.Tensor:
+    """Sums of the columns (NK,), then how many rows: (NK + 1,), float64."""
+    return torch.cat([rows.sum(0, dtype=torch.float64), torch.tensor([len(rows)], dtype=torch.float64, device=rows.device)])
 
 
 def _moved(sums: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -39,7 +39,8 @@ def join(quadratics: list[Quadratic]) -> Quadratic:
         parts.append(Part(len(q.weight), q.columns, scale))
         total, left, top = total + size / divisor, at.stop, rows.stop
     precision = max(q.precision for q in quadratics)
-    return Quadratic(gram.flatten(0, 1).flatten(1), cross.flatten(1), total, weight.flatten(1), columns, precision, tuple(parts))
+    means = tuple(one for q in quadratics for one in q.means)
+    return Quadratic(gram.flatten(0, 1).flatten(1), cross.flatten(1), total, weight.flatten(1), columns, precision, tuple(parts), means)
 
 
 def separate(q: Quadratic, weight: torch.Tensor) -> list[torch.Tensor]:

@@ -8,10 +8,19 @@ RIDGE_FREE_TOLERANCE = 100.0  # times the precision of the products: what counts
 
 
 @dataclass(frozen=True)
+class Means:
+    """Means over positions, float64: of the columns that the consumer reads (NK,), of its dense output before the bias (M,)."""
+
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Quadratic:
     """Sums over samples and positions, float64: G = H H^T (NK, NK), C = F H^T (M, NK), T = ||F||^2; W (M, NK) as it was.
 
-    K = columns per neuron; `precision` = machine epsilon of the products summed into G; `parts` = the consumers of a joint one.
+    K = columns per neuron; `precision` = machine epsilon of the products summed into G; `parts` = the consumers of a joint one;
+    `means` of each consumer where it is centred.
     """
 
     gram: torch.Tensor
@@ -21,6 +30,7 @@ class Quadratic:
     columns: int
     precision: float
     parts: tuple = ()
+    means: tuple = ()
 
     @property
     def width(self) -> int:
@@ -40,6 +50,27 @@ def from_dense(gram: torch.Tensor, weight: torch.Tensor, columns: int, precision
     """The quadratic of a unit measured in the dense network itself: there F = W H, so C = W G and T = tr(W G W^T)."""
     cross = weight @ gram
     return Quadratic(gram, cross, float((cross * weight).sum()), weight, columns, precision)
+
+
+def centred(q: Quadratic, sums: torch.Tensor, output_sums: torch.Tensor) -> Quadratic:
+    """The quadratic about the means: its least squares are those with an intercept, which no ridge holds back.
+
+    `sums` (NK + 1,) = sums of H's columns, then the number of positions; `output_sums` (M,) = sums of F's rows. What a
+    column that never changes leaves is the rounding of its products: made zero, or it would count as a living one.
+    """
+    count, means = sums[-1], Means(sums[:-1] / sums[-1], output_sums / sums[-1])
+    gram = q.gram - count * torch.outer(means.inputs, means.inputs)
+    cross = q.cross - count * torch.outer(means.outputs, means.inputs)
+    constant = gram.diagonal() <= q.tolerance * q.gram.diagonal()
+    gram[constant], gram[:, constant], cross[:, constant] = 0.0, 0.0, 0.0
+    total = max(q.total - float(count * (means.outputs**2).sum()), 0.0)
+    return replace(q, gram=gram, cross=cross, total=total, means=(means,))
+
+
+def intercept(means: Means, columns: int, kept, weight: torch.Tensor) -> torch.Tensor:
+    """b = mean F - W_S mean H_S (M,): what goes with a consumer's re-fitted weights (M, nK) of K columns per neuron."""
+    at = (torch.tensor(kept, dtype=torch.long).view(-1, 1) * columns + torch.arange(columns)).flatten()
+    return means.outputs - weight @ means.inputs[at]
 
 
 def ridged(q: Quadratic, ridge: float) -> Quadratic:

@@ -78,7 +78,7 @@ def other_value(key, pruner):
     if key == "prune.allocation":
         return "uniform" if pruner in "MOGP" else "marginal"
     if key == "prune.mode":
-        return None if pruner in "LX" else "sequential" if pruner == "I" else "independent"
+        return None if pruner in "LX" else "sequential" if pruner in "IA" else "independent"
     if key == "prune.engine":
         return {"L": "exhaustive", "X": "stochastic", "N": None, "M": None, "O": None, "G": None, "T": None, "P": None}.get(pruner, "forward")
     if key == "prune.as_shipped" and pruner != "T":

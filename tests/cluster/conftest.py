@@ -14,6 +14,7 @@ QUIET = ("arm=none", "evaluate.latency=false", "tracking.mode=off")
 PRUNERS = {
     "reconstruction-sequential": ("prune.selector=reconstruction",),
     "reconstruction-independent": ("prune.selector=reconstruction", "prune.mode=independent"),
+    "affine": ("prune.refit=affine",),
     "loss": ("prune.selector=loss", "prune.refit=none"),
     "marginal-independent": ("prune.selector=reconstruction", "prune.mode=independent", "prune.allocation=marginal"),
 }

@@ -7,7 +7,10 @@ from pipeline.config.settings import Cluster
 from tests.cluster.searches import chain, events, search
 
 
-@pytest.mark.parametrize("pruner", ["reconstruction-sequential", pytest.param("marginal-independent", marks=pytest.mark.slow), "loss"])
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("affine", "marginal-independent")]
+
+
+@pytest.mark.parametrize("pruner", ["reconstruction-sequential", *SLOWER, "loss"])
 def test_in_process_and_one_two_or_four_workers_write_the_same_bytes(prepared, ray_of_four, tmp_path, pruner):
     alone = chain(prepared, tmp_path / "0", pruner)
     assert any(name.endswith("journal.jsonl") for name in alone)

@@ -6,7 +6,7 @@ from pipeline.chain import normalise
 from pipeline.config.digests import digest
 from pipeline.config.errors import BadInput
 from pipeline.config.load import check_plain
-from pipeline.config.rules import curves_read_gram, follows_curves, resolve_prune, warnings_of
+from pipeline.config.rules import curves_pruner, curves_read_gram, follows_curves, resolve_prune, warnings_of
 from pipeline.config.settings import Prune
 
 PLAIN = {"data": {"source": "fashion-mnist"}, "network": {"model": "mobilenetv2_050", "num_classes": 10, "in_chans": 1, "img_size": 28}}
@@ -32,6 +32,7 @@ def refusal(prune=None, **more) -> str:
     ({"selector": "loss", "engine": "exhaustive", "max_picks": 9}, ("sequential", "exhaustive", "paper", 2000, 1e-2, None, 9)),
     ({"selector": "loss", "engine": "stochastic", "reference": "paper", "candidates": 7}, ("sequential", "stochastic", "paper", 2000, 1e-2, 7, None)),
     ({"selector": "l1"}, ("sequential", None, None, 2000, 1e-2, None, None)),
+    ({"selector": "l1", "refit": "affine"}, ("sequential", None, None, 2000, 1e-2, None, None)),
     ({"selector": "l1", "refit": "none"}, (None, None, None, None, None, None, None)),
     ({"selector": "random", "refit": "none", "max_picks": 3, "candidates": 3}, (None, None, None, None, None, None, None)),
 ])
@@ -76,7 +77,6 @@ def test_a_combination_that_makes_no_sense_names_both_settings(prune, two):
 @pytest.mark.parametrize("prune, key", [
     *(({"engine": name, "selector": "loss"}, "prune.engine") for name in ("lazy", "racing")),
     *(({"reference": name, "selector": "loss"}, "prune.reference") for name in ("official", "official-fixed")),
-    ({"refit": "affine"}, "prune.refit"),
     *(({"allocation": name}, "prune.allocation") for name in ("tolerance",)),
     *(({"units": names}, "prune.units") for names in (["branch"], ["hidden", "branch", "stream"])),
 ])
@@ -122,6 +122,7 @@ def test_an_arm_of_equal_compute_needs_to_know_what_given_weights_cost():
     ({"selector": "bn", "refit": "none"}, ("marginal", "own", 500)),
     ({"selector": "bn", "refit": "none", "curves": "reconstruction", "probe_samples": 99}, ("marginal", "reconstruction", 99)),
     ({"curves": "reconstruction"}, ("marginal", "own", 500)),
+    ({"curves": "reconstruction", "refit": "affine"}, ("marginal", "own", 500)),
     ({"selector": "loss"}, ("uniform", None, None)),
     ({"selector": "loss", "allocation": "marginal"}, ("marginal", "reconstruction", 500)),
     ({"allocation": "uniform", "curves": "own", "probe_samples": 9}, ("uniform", None, None)),
@@ -134,6 +135,18 @@ def test_allocation_and_its_curves_have_a_default_that_fits_the_selector(prune, 
 def test_curves_of_ours_for_a_peer_without_refit_need_our_calibration_and_its_own_search_does_not_walk():
     found = config({"selector": "bn", "refit": "none", "curves": "reconstruction"}).prune
     assert (found.calibration_samples, found.ridge, found.mode) == (2000, 1e-2, None)
+
+
+@pytest.mark.parametrize("refit, measured", [("none", "lsq"), ("lsq", "lsq"), ("affine", "affine")])
+def test_curves_of_ours_are_measured_under_the_peers_own_refit_or_least_squares(refit, measured):
+    found = curves_pruner(config({"selector": "bn", "refit": refit, "curves": "reconstruction"}).prune)
+    assert (found.selector, found.refit, found.engine) == ("reconstruction", measured, "forward")
+
+
+def test_orders_about_the_means_are_measured_apart_from_others_which_keep_their_keys():
+    settings = {refit: normalise.statistics_settings(config({"refit": refit, "mode": "independent"})) for refit in ("lsq", "affine")}
+    assert "refit" not in settings["lsq"]["prune"] and settings["affine"]["prune"].pop("refit") == "affine"
+    assert settings["lsq"] == settings["affine"]
 
 
 @pytest.mark.parametrize("selector", ["loss", "random"])
@@ -163,7 +176,7 @@ def test_the_loss_search_has_no_curves_of_its_own():
 
 
 def test_only_a_reconstruction_without_refit_warns():
-    pairs = [(selector, refit) for selector in ("reconstruction", "loss", "l1", "random") for refit in ("none", "lsq")]
+    pairs = [(selector, refit) for selector in ("reconstruction", "loss", "l1", "random") for refit in ("none", "lsq", "affine")]
     warned = [pair for pair in pairs if warnings_of(config(dict(zip(("selector", "refit"), pair))).prune)]
     assert warned == [("reconstruction", "none")]
 

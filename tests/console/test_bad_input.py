@@ -51,7 +51,7 @@ def half_written(runs: Path) -> list[Path]:
     (["prune.selector=loss", "prune.mode=independent"], ["prune.mode", "prune.selector"]),
     (["prune.selector=tp.magnitude"], ["prune.selector", "tp.taylor"]),
     (["prune.engine=swap", "prune.ridge=0"], ["prune.ridge: 0", "swap", "above 0"]),
-    (["prune.refit=affine"], ["prune.refit", "not built"]),
+    (["prune.refit=affin"], ["prune.refit", "affine"]),
     (["prune.allocation=tolerance"], ["prune.allocation", "not built"]),
     (["prune.units=[hidden, branch]"], ["prune.units", "not built"]),
     (["prune.units=[hidden, stream]"], ["prune.mode", "prune.units", "independent"]),
@@ -67,6 +67,14 @@ def half_written(runs: Path) -> list[Path]:
 ])
 def test_a_wrong_setting_is_named_and_nothing_is_begun(small_config, tmp_path, overrides, words):
     refused(run_gfs("run", "-c", small_config, *overrides), *words)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", ["run", "check"])
+def test_an_intercept_without_a_place_is_refused_before_any_work_naming_the_unit(small_config, tmp_path, verb):
+    given = ("prune.refit=affine", "network.model=tests.networks.samples:unbiased")
+    words = ("unit a: prune.refit 'affine'", "b, which reads it", "set prune.refit lsq")
+    refused(run_gfs(verb, "-c", small_config, *given, PYTHONPATH=str(ROOT)), *words)
     assert not (tmp_path / "runs").exists()
 
 

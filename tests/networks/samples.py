@@ -166,6 +166,16 @@ class TiedLinear(nn.Module):
         return self.out(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
 
 
+def unbiased(num_classes=3, in_chans=1, img_size=28) -> nn.Module:
+    """A unit whose consumer has neither a bias nor a batch norm behind it."""
+
+    def forward(net, x):
+        x = torch.relu(net.b(torch.relu(net.a(x))))
+        return net.fc(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
+
+    return Stripped(forward, a=conv(in_chans, 6), b=conv(6, 4, bias=False), fc=nn.Linear(4, num_classes))
+
+
 class Stripped(nn.Module):
     """forward given as a function of (network, images)."""
 

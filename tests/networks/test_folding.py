@@ -41,19 +41,21 @@ FAMILIES = {
 
 
 def random_choices(network, units, seed=0) -> dict[str, Choice]:
-    """A random kept set in random order for every unit; in turn as it is, with coefficients, with other weights."""
+    """A random kept set in random order for every unit; in turn as it is, with coefficients, with other weights and an intercept."""
     generator, choices = torch.Generator().manual_seed(seed), {}
     for number, unit in enumerate(units.units.values()):
         count = int(torch.randint(1, unit.width + 1, (), generator=generator))
         kept = tuple(torch.randperm(unit.width, generator=generator)[:count].tolist())
-        coefficients, weights = None, [None]
+        coefficients, weights, added = None, [None], ()
         if (number + seed) % 3 == 1:
             coefficients = torch.rand(count, generator=generator, dtype=torch.float64) * 3
         if (number + seed) % 3 == 2:
             given = [reader_columns(network, reader) for reader in unit.consumers]
             shapes = [(len(rows), count * reader.columns) for rows, reader in zip(given, unit.consumers)]
             weights = [torch.randn(*shape, generator=generator).to(rows) * rows.std() for rows, shape in zip(given, shapes)]
-        choices[unit.name] = Choice(kept, coefficients, weights[0], tuple(weights[1:]))
+            places = all(reader.intercept for reader in unit.consumers)
+            added = tuple(torch.randn(len(rows), generator=generator).to(rows) for rows in given) if places else ()
+        choices[unit.name] = Choice(kept, coefficients, weights[0], tuple(weights[1:]), added)
     return choices
 
 
@@ -94,6 +96,9 @@ def masked(network, units, choices, values) -> torch.Tensor:
             blocks[:, list(choice.kept)] *= choice.coefficients.view(1, -1, 1).to(blocks)
         blocks[:, dropped] = 0
         consumer.weight.data = weight
+        if choice.intercepts:
+            added = choice.intercepts[0].to(weight)
+            consumer.register_forward_hook(lambda module, given, output, b=added: output + b.view(-1, *[1] * (output.ndim - 2)))
     with torch.no_grad():
         return network(values)
 

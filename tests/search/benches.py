@@ -56,14 +56,19 @@ def coordinator(given: Bench, calibration=0, executor=None) -> Coordinator:
     return Coordinator(executor or InProcess(given), journal, given.folder, given.scoring, calibration, lambda event: None)
 
 
+def measured_by(asking: Coordinator, given: Bench, options: Prune) -> Measured:
+    """What mode independent measures in the dense network; orders are searched anew."""
+    grams, sums = asking.dense_grams()
+    return Measured(dense_quadratics(given.network, given.units, grams, sums if options.refit == "affine" else None), {})
+
+
 def search(given: Bench, widths, calibration=0, executor=None, **prune) -> list[dict]:
     """Run a whole search in the bench's folder; the journal's lines."""
     options = resolve_prune(Prune(**prune), "test", "width")
     asking = coordinator(given, calibration, executor)
     measured = None
     if options.mode == "independent":
-        units = given.units.units
-        measured = Measured(dense_quadratics(given.network, given.units, asking.dense_grams()), {})
+        measured = measured_by(asking, given, options)
     prune_units(Job(given.network, given.units, widths, options, given.seed, measured), asking)
     asking.journal.close()
     return asking.journal.lines

@@ -12,14 +12,14 @@ from pipeline.config.settings import Prune
 from pipeline.networks.cost import CostTable
 from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.pruners.curves import measure_curves, score_curves
-from pipeline.pruners.pruner import Job, Measured, dense_quadratics
+from pipeline.pruners.pruner import Job
 from pipeline.pruners.spending import spent_on_curves
 from pipeline.search.artifacts import save_choice
 from pipeline.selection.allocation import floor_of, probed_widths
 from pipeline.selection.elimination import forward
-from pipeline.selection.quadratic import refit, refit_error, ridged
+from pipeline.selection.quadratic import intercept, refit, refit_error, ridged
 from tests.networks.samples import Residual, Vgg, shaken
-from tests.search.benches import bench, coordinator, samples
+from tests.search.benches import bench, coordinator, measured_by, samples
 
 
 @pytest.fixture(params=[Residual, Vgg])
@@ -32,8 +32,7 @@ def curves_of(given, **prune):
     options = resolve_prune(Prune(calibration_samples=24, probe_samples=16, **prune), "test", "width")
     asking, measured = coordinator(given, 24), None
     if options.selector == "reconstruction" or options.refit != "none":
-        units = given.units.units
-        measured = Measured(dense_quadratics(given.network, given.units, asking.dense_grams()), {})
+        measured = measured_by(asking, given, options)
     return measure_curves(Job(given.network, given.units, {}, options, given.seed, measured), asking, 16), options, measured
 
 
@@ -61,7 +60,9 @@ def test_choices_are_tried_alone_on_the_images_behind_the_calibration_ones(given
         assert found[name][-1] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("prune", [dict(selector="reconstruction"), dict(selector="l1"), dict(selector="l1", refit="none"), dict(selector="random")])
+@pytest.mark.parametrize("prune", [
+    dict(selector="reconstruction"), dict(selector="random"), *(dict(selector="l1", refit=refit) for refit in ("lsq", "affine", "none")),
+])  # fmt: skip
 def test_a_curve_is_probed_in_the_pruners_own_order_under_its_own_refit(given, prune):
     curves, options, measured = curves_of(given, **prune)
     images = torch.cat([batch.images for batch in given.stream.block(24, 40)])
@@ -78,9 +79,11 @@ def test_a_curve_is_probed_in_the_pruners_own_order_under_its_own_refit(given, p
             assert curve.values[kept - floor_of(unit.width)] == pytest.approx(value)
             if order is None:
                 continue
-            weight = refit(ridged(measured.quadratics[name], options.ridge), order[:kept]).float() if options.refit == "lsq" else None
+            full = None if options.refit == "none" else ridged(measured.quadratics[name], options.ridge)
+            weight = None if full is None else refit(full, order[:kept])
+            added = (intercept(full.means[0], unit.columns, order[:kept], weight),) if options.refit == "affine" else ()
             network = copy.deepcopy(given.network)
-            apply_choice(network, unit, Choice(tuple(order[:kept]), weight=weight))
+            apply_choice(network, unit, Choice(tuple(order[:kept]), weight=weight, intercepts=added))
             assert value == pytest.approx(divergence(given.network, network, images), rel=1e-2, abs=1e-6)
 
 
@@ -131,6 +134,10 @@ def test_budgets_share_the_curves_and_each_pruner_has_its_own(tmp_path, small_co
     scored = run("prune.selector=l1", "prune.allocation=global")
     assert "statistics" not in scored["stages"] and scored["stages"]["curves"] != plain["stages"]["curves"]
     assert scored["select_images"] == 64 and scored["macs"] <= first["macs"] * 1.1
+    affine = run("prune.refit=affine", "prune.mode=independent")
+    assert affine["stages"]["statistics"] != first["stages"]["statistics"] and affine["stages"]["curves"] != first["stages"]["curves"]
+    (sums,) = (tmp_path / "runs/stages").glob("statistics-*/sums.safetensors")
+    assert sums.parent.name == f"statistics-{affine['stages']['statistics']}", "read about the means alone"
     loss = run("prune.selector=loss", "prune.candidates=3")
     assert loss["stages"]["curves"] == first["stages"]["curves"], "the loss search has no order of its own"
     lines = json.loads(next((tmp_path / "runs/stages").glob(f"curves-{first['stages']['curves']}/curves.json")).read_text())

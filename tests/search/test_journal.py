@@ -141,6 +141,8 @@ SEARCHES = {
     "loss, re-fitted": dict(selector="loss", refit="lsq", engine="stochastic", candidates=3),
     "reconstruction, sequential": dict(selector="reconstruction", refit="lsq"),
     "reconstruction, independent": dict(selector="reconstruction", refit="lsq", mode="independent"),
+    "affine, sequential": dict(selector="reconstruction", refit="affine"),
+    "affine, independent": dict(selector="l1", refit="affine", mode="independent"),
     "backward": dict(selector="reconstruction", engine="backward"),
     "swap": dict(selector="reconstruction", engine="swap"),
     "l1": dict(selector="l1", refit="none"),

@@ -62,7 +62,8 @@ def seen_by(network, path, images) -> tuple[torch.Tensor, torch.Tensor]:
 
 def sums(inputs, wanted) -> dict[str, np.ndarray]:
     inputs, wanted = inputs.flatten(0, 1).double().numpy(), wanted.flatten(0, 1).double().numpy()
-    return {"gram": inputs.T @ inputs, "cross": wanted.T @ inputs, "total": (wanted**2).sum()}
+    found = {"gram": inputs.T @ inputs, "cross": wanted.T @ inputs, "total": (wanted**2).sum()}
+    return found | {"sums": np.append(inputs.sum(0), len(inputs)), "output_sums": wanted.sum(0)}
 
 
 def sums_of_all(unit, read_in, wanted_in, images) -> dict[str, np.ndarray]:
@@ -75,14 +76,17 @@ def sums_of_all(unit, read_in, wanted_in, images) -> dict[str, np.ndarray]:
 
 
 def choices_for(network, units, seed=0) -> dict[str, Choice]:
-    """Half the neurons of each unit: in turn re-fitted, with coefficients, as they are."""
+    """Half the neurons of each unit: in turn re-fitted (with an intercept where there is a place), with coefficients, as they are."""
     generator, choices = torch.Generator().manual_seed(seed), {}
     for number, unit in enumerate(units.units.values()):
         kept = tuple(torch.randperm(unit.width, generator=generator)[: unit.width // 2].tolist())
         given = [(reader_columns(network, reader), len(kept) * reader.columns) for reader in unit.consumers]
         weight, *further = (torch.randn(len(rows), columns, generator=generator).to(rows) * rows.std() for rows, columns in given)
         coefficients = torch.rand(len(kept), generator=generator, dtype=torch.float64) + 0.5
-        choices[unit.name] = (Choice(kept, weight=weight, further=tuple(further)), Choice(kept, coefficients), Choice(kept))[number % 3]
+        places = all(reader.intercept for reader in unit.consumers)
+        added = tuple(torch.randn(len(rows), generator=generator).to(rows) for rows, _ in given) if places else ()
+        refitted = Choice(kept, weight=weight, further=tuple(further), intercepts=added)
+        choices[unit.name] = (refitted, Choice(kept, coefficients), Choice(kept))[number % 3]
     return choices
 
 
@@ -147,11 +151,13 @@ def test_the_dense_sums_are_those_of_hooks_on_the_dense_network(name, tmp_path):
     build, channels, side = NETWORKS[name]
     network, stream = shaken(build()).double(), samples(21, channels, side, 3, 8, torch.float64)
     given = bench(network, stream, tmp_path)
-    grams = coordinator(given, calibration=21).dense_grams()
-    expected = {}
+    grams, column_sums = coordinator(given, calibration=21).dense_grams()
+    expected, expected_sums = {}, {}
     for name, unit in given.units.units.items():
         found = sums_of_all(unit, network, network, stream.images)
         expected |= {key.replace("gram", name): value for key, value in found.items() if key.startswith("gram")}
+        expected_sums |= {key.replace("sums", name): value for key, value in found.items() if key.startswith("sums")}
+    close({name: value.numpy() for name, value in column_sums.items()}, expected_sums)
     close({name: gram.numpy() for name, gram in grams.items()}, expected)
 
 
@@ -171,6 +177,9 @@ def questions(given, commits) -> dict[tuple, Question]:
     return {
         (number, run): Question("gram", tuple(commits[:number]), unit, 0, run) for number, unit in enumerate(given.units.units) for run in BLOCKS
     }
+
+
+SUMS = ("gram", "cross", "total", "sums", "output_sums")
 
 
 def equal(first: Answer, second: Answer) -> bool:
@@ -284,7 +293,7 @@ def test_positions_are_drawn_by_name_and_the_same_in_both_networks(wanted, tmp_p
     network, stream = shaken(Residual()).double(), samples(21, 3, 16, 3, 8, torch.float64, shard=9)
     given = bench(network, stream, tmp_path, seed=4, positions=wanted)
     asking, shrunk, choices = coordinator(given, calibration=21), copy.deepcopy(network), choices_for(network, given.units)
-    grams = asking.dense_grams()
+    grams, _ = asking.dense_grams()
     for unit in given.units.units.values():
         (inputs, _), (dense, wanted_rows) = (seen_by(net, unit.consumer, stream.images) for net in (shrunk, network))
         drawn = [drawn_positions(4, unit.name, image, 1, inputs.shape[1], wanted)[0] for image in range(21)]
@@ -299,7 +308,7 @@ def test_positions_are_drawn_by_name_and_the_same_in_both_networks(wanted, tmp_p
 def test_more_positions_than_there_are_change_nothing(tmp_path):
     network, stream = shaken(Residual()), samples(20, 3, 16, 3, 8)
     units = find_units(network)
-    every, most = (coordinator(bench(network, stream, tmp_path, units, positions=n), calibration=20).dense_grams() for n in (None, 256))
+    every, most = (coordinator(bench(network, stream, tmp_path, units, positions=n), calibration=20).dense_grams()[0] for n in (None, 256))
     assert all(torch.equal(every[name], most[name]) for name in units.units)
 
 
