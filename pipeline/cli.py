@@ -93,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what comes, until the work ends")
     cancel = verb("cancel", _cancel, "stop a live run or group of this machine so that the same command goes on")
     cancel.add_argument("path", help=PATH)
+    export = verb("export", _export, "the network of a finished run as ONNX, compared with torch by onnxruntime")
+    export.add_argument("path", help="a directory that `gfs run` printed")
     clean = verb("clean", _clean, "remove stages that no run names, and what kills left behind")
     clean.add_argument("runs_dir", nargs="?", default="runs", metavar="RUNS_DIR", help="the place of runs; default: runs")
     clean.add_argument("--dry-run", action="store_true", help="only say what would be removed")
@@ -216,6 +218,14 @@ def _cancel(options) -> None:
     from pipeline.stages.cancel import cancel
 
     print(cancel(options.path, lambda line: print(line, file=sys.stderr)))
+
+
+def _export(options) -> None:
+    from pipeline.chain.export import export_run
+
+    path, difference = export_run(options.path)
+    print(f"largest difference from torch: {difference:.1e} (relative, float32)")
+    print(path)
 
 
 def _clean(options) -> None:

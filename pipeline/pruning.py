@@ -25,6 +25,7 @@ from pipeline.config.rules import (
 )
 from pipeline.config.settings import Prune, Scoring, budget_target
 from pipeline.data.streams import MemoryStream
+from pipeline.evaluation.layer_times import LatencyTable, measure_layer_times
 from pipeline.journal import Journal
 from pipeline.networks.cost import CostTable
 from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
@@ -78,7 +79,8 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
         raise BadInput("model: has half-precision weights, in which least squares has no digits left; prune model.float(), then convert")
     dense = copy.deepcopy(model).eval()
     units = find_units(dense, options.units)
-    table = CostTable(dense, units, images[:1].to(_device(dense)))
+    table = CostTable(dense, units, example := images[:1].to(_device(dense)))
+    counted = LatencyTable(table, measure_layer_times(dense, units.units, table, example)) if "latency_ms" in budget else table
     if measures_gram(options):
         units = without_large(units, Scoring().gram_limit)
     if options.refit == "affine":
@@ -87,7 +89,8 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
         warnings.warn(warning, stacklevel=2)
     _check_labels(dense, images, labels)
     ((kind, target),) = budget.items()
-    sharing = Sharing(Budget(kind, _amount(kind, target)), table, {n: u.width for n, u in units.units.items()}, options.allocation, options.round_to)
+    widths = {name: unit.width for name, unit in units.units.items()}
+    sharing = Sharing(Budget(kind, _amount(kind, target)), counted, widths, options.allocation, options.round_to)
     sharing.check()
     with _switches_kept():
         choices = _search(dense, units, sharing, options, images, labels, seed)
@@ -112,6 +115,8 @@ def _options(settings: dict, budget: dict) -> Prune:
         found = f"holds {len(budget)} kinds" if isinstance(budget, dict) else f"is {budget!r}"
         raise BadInput(f"budget: {found}; give exactly one, such as {{'prunable_macs': 0.5}}")
     try:
+        if "top1_drop" in budget:
+            raise BadInput("budget: top1_drop is measured on validation images, which the loader has none of; use `gfs run`, or another kind")
         return resolve_prune(Prune(**settings), "prune", next(iter(budget)))
     except ValidationError as error:
         fault = error.errors()[0]

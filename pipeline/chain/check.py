@@ -9,11 +9,12 @@ import torch
 from pipeline.chain.asking import check_cluster
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.gate import refuse_below_gate
+from pipeline.chain.latencies import layer_times
 from pipeline.chain.normalise import scores_settings, statistics_settings
 from pipeline.chain.plan import Sweep
 from pipeline.chain.sources import Dense, data_stage, dense_stage, open_dense, origin_of, plan_of, untrained
 from pipeline.chain.summary import budget_table
-from pipeline.chain.target import Target, find_target, target_of, units_and_cost
+from pipeline.chain.target import Target, target_of, units_and_cost
 from pipeline.config.rules import measures_gram
 from pipeline.config.settings import Config
 from pipeline.data.images import normalise
@@ -47,15 +48,25 @@ def check_run(config: Config, say) -> None:
     _warn_of_calibration(context, origin, say)
     dense, source = _dense(context, plan)
     say(f"network: {plan.model}, weights {source}")
-    target = find_target(context, dense)
-    say(budget_table(min_max_table(target.table, target.dense_widths)))
-    allocation, whole = target.guessed(), target.table.cost({})
-    reached = target.table.cost(allocation.widths)
-    say(f"this budget: about {reached.macs:,} of {whole.macs:,} MACs" + (f"; {allocation.note}" if allocation.note else ""))
+    target = target_of(config, *units_and_cost(context, dense), layer_times(context, dense) if "latency_ms" in config.budget else None)
+    _say_budgets(config, target, say)
     for name, reason in target.units.left.items():
         say(f"left whole: {name}: {reason}")
     _gate(context, dense, samples["test"], source, say)
     _estimate(context, dense, target, samples, say)
+
+
+def _say_budgets(config: Config, target: Target, say) -> None:
+    """The min-max table, with milliseconds where they were measured, and what this budget leaves."""
+    rows = min_max_table(target.table, target.dense_widths)
+    if "latency_ms" in config.budget:
+        rows += min_max_table(target.sharing.table, target.dense_widths, ("latency_ms",))
+    say(budget_table(rows))
+    allocation, whole = target.guessed(), target.table.cost({})
+    if "top1_drop" in config.budget:
+        return say("this budget: found by bisection over shares of prunable MACs, each searched and measured on validation")
+    reached = target.table.cost(allocation.widths)
+    say(f"this budget: about {reached.macs:,} of {whole.macs:,} MACs" + (f"; {allocation.note}" if allocation.note else ""))
 
 
 def _warn_of_calibration(context: Context, origin: Origin, say) -> None:
@@ -138,6 +149,7 @@ def _seconds(config: Config, forward: float, target: Target, samples) -> dict[st
         "dense": 3 * config.dense.epochs * samples["train"].total if config.network.weights is None else 0,
         "baseline": samples["test"].total,
         "search": scored + measured,
+        "bisection": (scored + measured) * 7 if "top1_drop" in config.budget else 0,  # and as many looks at validation
         "train": train * (3 * share + config.train.distill),
         "untrained": 2 * samples["test"].total * share + config.evaluate.recalibration_samples,
         "evaluate": 2 * samples["test"].total * share if train else 0,

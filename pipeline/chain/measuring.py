@@ -28,8 +28,8 @@ def run_baseline(context: Context, data: Done, dense: Dense) -> Done:
 
     def work(folder, guard):
         splits = splits_of(data)
-        validation = _accuracy(context, splits.train, validation_order(splits.train), dense, dense.network, "dense")
-        tested = _accuracy(context, splits.test, all_of(splits.test), dense, dense.network, "dense")
+        validation = accuracy(context, splits.train, validation_order(splits.train), dense, dense.network, "dense")
+        tested = accuracy(context, splits.test, all_of(splits.test), dense, dense.network, "dense")
         return [], {"dense": tested, "validation_top1": validation and validation["top1"]}
 
     return context.store.run(stage, work, context.observe)
@@ -43,13 +43,14 @@ def run_untrained(context: Context, data: Done, dense: Dense, shrink: Done) -> D
     def work(folder, guard):
         settings, test = context.config.evaluate, splits_of(data).test
         selected = open_shrunk(dense, shrink.folder, shrink.folder / MODEL)
-        facts = {"selected": _accuracy(context, test, all_of(test), dense, selected, "selected")}
+        facts = {"selected": accuracy(context, test, all_of(test), dense, selected, "selected")}
         if has_batch_norm(selected):
             split = splits_of(data).train
             stream = ScoringStream(split, scoring_order(split, context.config.seed), dense.preprocess, context.config.scoring.batch)
             again = recalibrated(selected, stream, min(settings.recalibration_samples, len(stream)), context.device)
-            facts["recalibrated"] = _accuracy(context, test, all_of(test), dense, again, "recalibrated")
-        facts["latency"] = measure_latency(dense.network, selected, dense.preprocess, context.device) if settings.latency else None
+            facts["recalibrated"] = accuracy(context, test, all_of(test), dense, again, "recalibrated")
+        measured = (dense.network, selected, dense.preprocess, context.device, settings.latency_batch)
+        facts["latency"] = measure_latency(*measured) if settings.latency else None
         return [], facts
 
     return context.store.run(stage, work, context.observe)
@@ -68,7 +69,7 @@ def run_evaluate(context: Context, data: Done, dense: Dense, shrink: Done, arm: 
             same = arm.artifacts[LAST] == arm.artifacts[BEST]
             for name, file in (("last", LAST), ("best", BEST)):
                 network = None if name == "best" and same else open_shrunk(dense, shrink.folder, arm.folder / file)
-                facts[name] = facts["last"] if network is None else _accuracy(context, test, all_of(test), dense, network, name)
+                facts[name] = facts["last"] if network is None else accuracy(context, test, all_of(test), dense, network, name)
         for done in before:
             facts |= {name: value for name, value in done.facts.items() if name != "validation_top1"}
         return [], facts | {"seconds": time.monotonic() - started}
@@ -80,7 +81,7 @@ def all_of(split: Split) -> np.ndarray:
     return np.arange(split.manifest.samples)
 
 
-def _accuracy(context: Context, split: Split, order: np.ndarray, dense: Dense, network: nn.Module, name: str) -> dict | None:
+def accuracy(context: Context, split: Split, order: np.ndarray, dense: Dense, network: nn.Module, name: str) -> dict | None:
     """{top1, top5} in percent over the samples of an order; None when it is empty."""
     if not len(order):
         return None

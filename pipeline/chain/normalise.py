@@ -3,6 +3,7 @@
 from pipeline.config.recipe import Recipe
 from pipeline.config.rules import CRITERIA, curves_pruner, curves_read_gram, follows_curves, measures_dense, reads_gradients
 from pipeline.config.settings import Config, Prune, budget_target
+from pipeline.evaluation.latency import BATCHES
 
 UNHASHED_RECIPE = {"checkpoint_seconds", "loaders"}
 
@@ -55,6 +56,24 @@ def scores_settings(config: Config) -> dict | None:
         "scoring": {name: getattr(config.scoring, name) for name in ("batch", "block_samples", "threads")} if reads else None,
         "seed": config.seed if reads else None,
     }
+
+
+def latencies_settings(config: Config) -> dict | None:
+    """Null for a budget that counts no milliseconds; weights play no part."""
+    if "latency_ms" not in config.budget:
+        return None
+    network = {name: getattr(config.network, name) for name in ("model", "arguments", "num_classes", "in_chans", "img_size")}
+    return {"network": network, "units": config.prune.units, "batch": config.evaluate.latency_batch}
+
+
+def bisection_settings(config: Config) -> dict | None:
+    """Null for a budget of another kind; what its searches read, but for their budgets."""
+    if "top1_drop" not in config.budget:
+        return None
+    target = budget_target("top1_drop", config.budget["top1_drop"])
+    drop = target if target <= 1 else target / 100
+    curves = {"scores": scores_settings(config), "statistics": statistics_settings(config), "curves": curves_settings(config)}
+    return {"top1_drop": drop, "search": search_settings(config) | {"budget": None}, "threads": config.evaluate.threads} | curves
 
 
 def statistics_settings(config: Config) -> dict | None:
@@ -136,8 +155,10 @@ def baseline_settings(config: Config) -> dict:
 
 
 def untrained_settings(config: Config) -> dict:
+    batch = config.evaluate.latency_batch
+    always = batch in BATCHES or not config.evaluate.latency  # measured whether it is named or not
     return {
-        "evaluate": config.evaluate.model_dump(),
+        "evaluate": config.evaluate.model_dump(exclude={"latency_batch"}) | ({} if always else {"latency_batch": batch}),
         "scoring": {"batch": config.scoring.batch},
         "seed": config.seed,  # of the images batch norms are re-estimated on
     }
@@ -162,4 +183,4 @@ def run_settings(config: Config) -> dict:
         "baseline": baseline_settings(config),
         "untrained": untrained_settings(config),
         "evaluate": evaluate_settings(config),
-    }
+    } | ({"latencies": latencies} if (latencies := latencies_settings(config)) else {})

@@ -117,7 +117,8 @@ def _widths(config: Config, known: dict) -> dict[str, int]:
     place = digest([config.network.model_dump(), config.prune.model_dump(), config.budget, config.scoring.gram_limit, config.device])
     if place not in known:
         target = target_of(config, *_parts(config, known))
-        known[place] = target.sharing.widths(None).widths if config.prune.allocation == "uniform" else {}
+        measured = {"latency_ms", "top1_drop"} & set(config.budget)  # stages of their own come before the widths
+        known[place] = target.sharing.widths(None).widths if config.prune.allocation == "uniform" and not measured else {}
     return known[place]
 
 

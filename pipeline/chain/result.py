@@ -4,14 +4,16 @@ from pipeline.chain.arm import image_macs, open_shrunk
 from pipeline.chain.context import Context
 from pipeline.chain.sources import Dense, splits_of
 from pipeline.config.files import read_json
-from pipeline.config.settings import budget_target
+from pipeline.config.settings import Config, budget_target
 from pipeline.networks.saved import ARCH
 from pipeline.networks.saved import WEIGHTS as MODEL
+from pipeline.selection.budgets import TOLERANCE
 from pipeline.stages.recorder import utc
 from pipeline.stages.runs import device_name, git_commit, versions
 from pipeline.stages.store import Done
 
 SCHEMA = "goodsubnets/result/1"
+CHOOSING = ("latencies", "scores", "statistics", "curves", "bisection")  # beside the search, what choosing takes
 
 
 def result_row(context: Context, identity: dict, done: dict[str, Done], dense: Dense) -> dict:
@@ -45,7 +47,7 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
         **{name: getattr(prune, name) for name in ("selector", "refit", "allocation", "curves", "engine", "reference", "mode", "as_shipped")},
         "budget_kind": kind,
         "budget_target": budget_target(kind, target),
-        "note": search["note"],
+        "note": _note(config, done),
         **cost,
         **{f"{name}_dense": value for name, value in cost_dense.items()},
         "params": params,
@@ -64,7 +66,7 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
         "top1_best_val": round(evaluate["best"]["top1"], 4) if arm else None,
         "epoch_best_val": best["epoch"] if arm else None,
         "latency": evaluate["latency"],
-        "select_seconds": search["seconds"] + sum(done[name].facts["seconds"] for name in ("scores", "statistics", "curves") if name in done),
+        "select_seconds": search["seconds"] + sum(done[name].facts["seconds"] for name in CHOOSING if name in done),
         "train_seconds": arm.facts["seconds"] if arm else 0.0,
         "device": device_name(context.device),
         "versions": versions(),
@@ -76,8 +78,24 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
 
 
 def selection_cost(done: dict[str, Done], name: str) -> int:
-    """Images read or MACs spent on choosing: the search, the criterion's gradients, the curves where the allocation follows them."""
-    return sum(done[stage].facts[name] for stage in ("scores", "curves", "search") if stage in done)
+    """Images read or MACs spent on choosing: the search, the criterion's gradients, the curves where the allocation follows them,
+    the other shares that a bisection tried."""
+    return sum(done[stage].facts[name] for stage in ("scores", "curves", "bisection", "search") if stage in done)
+
+
+def _note(config: Config, done: dict[str, Done]) -> str | None:
+    """Why the budget was missed by more than 1 %; milliseconds are those measured on the finished network."""
+    found = done["bisection"].facts["note"] if "bisection" in done else done["search"].facts["note"]
+    if "latency_ms" not in config.budget:
+        return found
+    target = budget_target("latency_ms", config.budget["latency_ms"])
+    (row,) = (row for row in done["evaluate"].facts["latency"] if row["batch"] == config.evaluate.latency_batch)
+    wanted = target * row["ms_dense"] if target <= 1 else target
+    missed = row["ms"] / wanted - 1
+    if abs(missed) <= TOLERANCE:
+        return found
+    measured = f"measured again: {row['ms']:.3g} ms at batch {row['batch']} (dense {row['ms_dense']:.3g}), {missed:+.1%} from {wanted:.3g}"
+    return f"{measured}; {found}" if found else f"{measured}: the table of layers said otherwise"
 
 
 def _not_run(context, evaluate, arm) -> dict:

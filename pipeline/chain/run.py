@@ -5,11 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.chain.arm import LAST, run_train
+from pipeline.chain.bisection import at_share, run_bisection
 from pipeline.chain.asking import check_cluster
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.gate import refuse_below_gate
 from pipeline.chain.measuring import run_baseline, run_evaluate, run_untrained
-from pipeline.chain.normalise import curves_settings, run_settings, scores_settings, statistics_settings, train_settings
+from pipeline.chain.latencies import run_latencies
+from pipeline.chain.normalise import (
+    bisection_settings,
+    curves_settings,
+    latencies_settings,
+    run_settings,
+    scores_settings,
+    statistics_settings,
+    train_settings,
+)
 from pipeline.chain.rate import with_rate
 from pipeline.chain.result import result_row, selection_cost
 from pipeline.chain.selecting import selecting
@@ -29,7 +39,7 @@ from pipeline.stages.runs import begin_run, copy_into, make_folder, run_folder
 from pipeline.stages.store import Done, Store
 from pipeline.tracking.tracker import About, Tracker
 
-STAGES = ("data", "dense", "baseline", "scores", "statistics", "curves", "search", "shrink", "train", "untrained", "evaluate")
+STAGES = ("latencies", "data", "dense", "baseline", "bisection", "scores", "statistics", "curves", "search", "shrink", "train", "untrained", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ def run_chain(config: Config, until: str | None = None, group: str | None = None
     if until is not None and until not in STAGES:
         raise BadInput(f"--until: {until!r} is no stage; give one of {', '.join(STAGES)}")
     optional = {"scores": scores_settings, "statistics": statistics_settings, "curves": curves_settings, "train": train_settings}
+    optional |= {"latencies": latencies_settings, "bisection": bisection_settings}
     if until in optional and optional[until](config) is None:
         raise BadInput(f"--until: this run has no stage {until}: its settings leave it out")
     device = device_of(config)
@@ -67,7 +78,7 @@ def run_chain(config: Config, until: str | None = None, group: str | None = None
     plan_of(context)
     identity = {"run_hash": run_hash(config), "group": group}
     folder = run_folder(config.runs_dir, config.name, identity["run_hash"])
-    if until not in ("data", "dense") and not (folder / "result.json").exists():
+    if until not in ("latencies", "data", "dense") and not (folder / "result.json").exists() and "latency_ms" not in config.budget:
         find_target(context, unseen(context))  # units and budget hang on no weight: told before hours of training
     make_folder(folder, config.runs_dir)
     with Lock(folder, f"run {folder.name}"):
@@ -138,6 +149,9 @@ def _run_stages(context: Context, folder: Path, identity: dict, until: str | Non
 
 def _in_order(context: Context):
     """(finished stage, dense network once there is one) of every stage that this run has."""
+    if latencies := run_latencies(context, unseen(context)):
+        yield latencies, None
+        find_target(context, unseen(context))  # as early as for the other kinds
     data = run_data(context)
     yield data, None
     dense = run_dense(context, data)
@@ -146,7 +160,10 @@ def _in_order(context: Context):
     baseline = run_baseline(context, data, dense)
     refuse_below_gate(context.config.network, baseline.facts["validation_top1"], "validation")
     yield baseline, dense
-    selected: dict[str, Done] = {}
+    if bisection := run_bisection(context, data, dense, baseline):
+        yield bisection, dense
+        context = at_share(context, bisection)
+    selected: dict[str, Done] = {"bisection": bisection} if bisection else {}
     for done in selecting(context, data, dense):
         selected[done.stage.name] = done
         yield done, dense

@@ -60,7 +60,11 @@ def _unit(name, unit, share) -> str:
 def budget_table(rows) -> str:
     """The min-max table of budgets."""
     head = f"{'budget':<16}{'smallest':>14}{'largest':>14}{'smallest share':>16}"
-    return "\n".join([head, *(f"{kind:<16}{low:>14,}{high:>14,}{share:>16.2%}" for kind, low, high, share in rows)])
+    return "\n".join([head, *(f"{kind:<16}{_amount(low):>14}{_amount(high):>14}{share:>16.2%}" for kind, low, high, share in rows)])
+
+
+def _amount(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def summarise_group(folder: Path, group: dict) -> str:

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from pipeline.chain.context import Context
+from pipeline.chain.latencies import known_times
 from pipeline.chain.sources import Dense
 from pipeline.config.errors import BadInput
 from pipeline.config.rules import measures_gram
 from pipeline.config.settings import Config, budget_target
+from pipeline.evaluation.layer_times import LatencyTable, LayerTimes
 from pipeline.networks.cost import CostTable
 from pipeline.networks.saved import example_images
 from pipeline.networks.units import Units, find_units, refuse_without_intercept, without_large
@@ -34,15 +36,21 @@ class Target:
 
 
 def find_target(context: Context, dense: Dense) -> Target:
-    """Units, cost and budget; raises BadInput when it is out of reach."""
-    return target_of(context.config, *units_and_cost(context, dense))
+    """Units, cost and budget, behind the stages that measure for it; raises BadInput when it is out of reach."""
+    return target_of(context.config, *units_and_cost(context, dense), known_times(context))
 
 
-def target_of(config: Config, units: Units, table: CostTable) -> Target:
-    """The target of a config whose units and costs are known; raises BadInput when the budget is out of reach."""
+def target_of(config: Config, units: Units, table: CostTable, times: LayerTimes | None = None) -> Target:
+    """The target of a config whose units and costs are known; raises BadInput when the budget is out of reach.
+
+    `times`: what budget latency_ms counts by. Where all is still to be measured (no times, or top1_drop), the target is everything.
+    """
     ((kind, target),) = config.budget.items()
+    is_open = kind == "top1_drop" or (kind == "latency_ms" and times is None)
+    budget = Budget("prunable_macs", 1.0) if is_open else Budget(kind, budget_target(kind, target))
     widths = {name: unit.width for name, unit in units.units.items()}
-    sharing = Sharing(Budget(kind, budget_target(kind, target)), table, widths, config.prune.allocation, config.prune.round_to)
+    counted = LatencyTable(table, times) if times is not None else table
+    sharing = Sharing(budget, counted, widths, config.prune.allocation, config.prune.round_to)
     sharing.check()
     return Target(units, table, sharing)
 

@@ -12,12 +12,14 @@ LATER_ENGINES = dict.fromkeys(("lazy", "racing", "greedi", "learned"), "loss")
 UNSCORED = ("loss", "random")
 REFERENCES, LATER_REFERENCES = ("paper",), ("official", "official-fixed")
 ALLOCATIONS = ("uniform", "marginal", "global")
-BUDGETS = ("macs", "macs_bn", "prunable_macs", "width", "params")
+BUDGETS = ("macs", "macs_bn", "prunable_macs", "width", "params", "latency_ms", "top1_drop")
 
 
 def resolve(config: Config, place: str) -> Config:
     """The config with the pruner's defaults filled in. Raises BadInput naming the setting, or the two that do not fit."""
     refuse_uncounted(config, place)
+    if "latency_ms" in config.budget and not config.evaluate.latency:
+        raise BadInput(f"{place}: evaluate.latency: false does not go with budget.latency_ms, which is measured again at the end; set one of the two")
     return config.model_copy(update={"prune": resolve_prune(config.prune, place, next(iter(config.budget))) })
 
 

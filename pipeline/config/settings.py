@@ -9,6 +9,7 @@ from pipeline.config.model import Section
 from pipeline.config.recipe import ArmRecipe, DenseRecipe
 
 BUDGET_KINDS = ("macs", "macs_bn", "prunable_macs", "width", "params", "latency_ms", "top1_drop", "tolerance")
+MOST_LOST = 0.3  # of all images, as a share: above it a lost % sign is likelier than the wish
 UNITS_OF = {"k": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -101,6 +102,7 @@ class Evaluate(Section):
     """What is measured at the end beside accuracy."""
 
     latency: bool = True
+    latency_batch: int = Field(1, ge=1)  # images per pass that budget latency_ms counts; latency is told for 1, 64 and this many
     recalibration_samples: int = Field(2000, ge=1)  # training images for the batch-norm re-estimation column
     threads: int = Field(2, ge=1)
 
@@ -179,6 +181,9 @@ def budget_target(kind: str, target) -> float:
         raise ValueError(f"{kind}: {target!r} is more than everything; give at most 100%")
     if kind == "width" and value > 1:
         raise ValueError(f"{kind}: {target!r} must be a share of at most 1")
+    if kind == "top1_drop" and (value > 100 or MOST_LOST < value <= 1):
+        points = f"{value:.0%} of all images" if value <= 1 else f"{value:g} points"
+        raise ValueError(f"{kind}: {target!r} means {points}; give percentage points: 0.5% for half a point, 2% or 2 for two")
     if kind in ("macs", "macs_bn", "prunable_macs", "params") and 1 < value < 1000:
         raise ValueError(f"{kind}: {target!r} is neither a share (at most 1) nor a number of {kind} (at least 1000)")
     return value

@@ -12,14 +12,14 @@ from pipeline.data.images import Preprocess
 BATCHES, WARM_UP, SECONDS, MOST = (1, 64), 3, 1.5, 200
 
 
-def measure_latency(dense: nn.Module, pruned: nn.Module, preprocess: Preprocess, device) -> list[dict]:
-    """Median milliseconds per batch at batch 1 and 64, one thread, float32, channels last."""
+def measure_latency(dense: nn.Module, pruned: nn.Module, preprocess: Preprocess, device, batch: int = 1) -> list[dict]:
+    """Median milliseconds per batch at batch 1, 64 and the one given; one thread, float32, channels last."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         pair = [copy.deepcopy(network).to(device, memory_format=torch.channels_last).eval() for network in (dense, pruned)]
         rows = []
-        for batch in BATCHES:
+        for batch in sorted({*BATCHES, batch}):
             images = torch.zeros(batch, preprocess.in_chans, preprocess.img_size, preprocess.img_size, device=device)
             ms_dense, ms = _medians(pair, images.contiguous(memory_format=torch.channels_last), device)
             row = {"device": device.type, "batch": batch, "dtype": "float32", "channels_last": True, "compile": False, "threads": 1}

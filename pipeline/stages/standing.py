@@ -3,10 +3,13 @@
 import json
 from datetime import datetime
 
-WEIGHTS = {"dense": 4, "statistics": 2, "curves": 3, "search": 4, "train": 4}  # rough; the others 1
+WEIGHTS = {"dense": 4, "bisection": 12, "statistics": 2, "curves": 3, "search": 4, "train": 4}  # rough; the others 1
 STAGES = {
     stage: WEIGHTS.get(stage, 1)
-    for stage in ("data", "dense", "baseline", "scores", "statistics", "curves", "search", "shrink", "train", "untrained", "evaluate")
+    for stage in (
+        *("latencies", "data", "dense", "baseline", "bisection", "scores", "statistics", "curves"),
+        *("search", "shrink", "train", "untrained", "evaluate"),
+    )
 }
 GRAMS = ("gram", "gram_dense")
 

@@ -107,7 +107,8 @@ class RunStatus:
         except ValidationError:  # of a later version, or damaged
             prune = Prune()
         has = {"train": settings.get("arm") != "none", "curves": follows_curves(prune), "statistics": measures_dense(prune)}
-        has["scores"] = prune.selector in CRITERIA
+        budget = settings.get("budget") or {}
+        has |= {"scores": prune.selector in CRITERIA, "latencies": "latency_ms" in budget, "bisection": "top1_drop" in budget}
         return [name for name in STAGES if has.get(name, True)]
 
     def _units_of(self, key: str) -> int | None:
