@@ -36,10 +36,10 @@ from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.stages.lock import Lock
 from pipeline.stages.recorder import Recorder
 from pipeline.stages.runs import begin_run, copy_into, make_folder, run_folder
+from pipeline.stages.standing import STAGES
 from pipeline.stages.store import Done, Store
 from pipeline.tracking.tracker import About, Tracker
 
-STAGES = ("latencies", "data", "dense", "baseline", "bisection", "scores", "statistics", "curves", "search", "shrink", "train", "untrained", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def run_chain(config: Config, until: str | None = None, group: str | None = None
     plan_of(context)
     identity = {"run_hash": run_hash(config), "group": group}
     folder = run_folder(config.runs_dir, config.name, identity["run_hash"])
-    if until not in ("latencies", "data", "dense") and not (folder / "result.json").exists() and "latency_ms" not in config.budget:
+    early = until not in ("latencies", "data", "dense") and "latency_ms" not in config.budget  # which stage latencies tells, first of all
+    if early and not (folder / "result.json").exists():
         find_target(context, unseen(context))  # units and budget hang on no weight: told before hours of training
     make_folder(folder, config.runs_dir)
     with Lock(folder, f"run {folder.name}"):

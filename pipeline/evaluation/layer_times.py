@@ -69,7 +69,11 @@ def _cut(network: nn.Module, units: dict[str, Unit], widths: dict[str, int]) -> 
 def _stretches(network: nn.Module, paths: list[str], images: torch.Tensor) -> list[float]:
     """Milliseconds from each layer's call to the next one's; the first has what comes before it, the last what comes after."""
     stamps = []
-    handles = [network.get_submodule(path).register_forward_pre_hook(lambda *_: stamps.append(_stamp(images.device))) for path in dict.fromkeys(paths)]
+
+    def note(module, inputs):
+        stamps.append(_stamp(images.device))
+
+    handles = [network.get_submodule(path).register_forward_pre_hook(note) for path in dict.fromkeys(paths)]
     try:
         begin = _stamp(images.device)
         network(images)

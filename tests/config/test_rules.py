@@ -87,16 +87,24 @@ def test_a_pruner_that_is_not_built_is_refused_by_name_with_what_is(prune, key):
 
 @pytest.mark.parametrize("more, key", [
     *(({"budget": {kind: value}}, f"budget.{kind}")
-      for kind, value in (("latency_ms", 3), ("top1_drop", 1), ("tolerance", 0.1))),
+      for kind, value in (("tolerance", 0.1),)),
 ])
 def test_a_part_that_is_not_built_is_refused_by_name(more, key):
     message = refusal(**more)
     assert key in message and "not built yet" in message and "; " in message
 
 
-def test_every_budget_kind_of_the_contract_is_known_and_five_are_built():
-    for kind in ("macs", "macs_bn", "prunable_macs", "width", "params"):
-        assert config(budget={kind: "50%"}).budget == {kind: "50%"}
+def test_every_budget_kind_of_the_contract_is_known_and_seven_are_built():
+    for kind in ("macs", "macs_bn", "prunable_macs", "width", "params", "latency_ms", "top1_drop"):
+        assert config(budget={kind: "5%"}).budget == {kind: "5%"}
+
+
+def test_a_drop_is_in_points_and_a_lost_percent_sign_is_caught():
+    for same in ("2%", 0.02):
+        assert normalise.bisection_settings(config(budget={"top1_drop": same}))["top1_drop"] == 0.02
+    assert normalise.bisection_settings(config(budget={"top1_drop": 2}))["top1_drop"] == 0.02
+    for odd in (0.5, 1, 120):
+        assert "top1_drop" in refusal(budget={"top1_drop": odd}) and "0.5% for half a point" in refusal(budget={"top1_drop": odd})
 
 
 @pytest.mark.parametrize("prune, word", [
