@@ -53,7 +53,7 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
     if prune.allocation not in (None, *ALLOCATIONS):
         later("allocation", prune.allocation, ALLOCATIONS)
     if "branch" in prune.units:
-        later("units", prune.units, ["[hidden]", "[stream]", "[hidden, stream]"])
+        _refuse_with_branches(prune, refuse)
     if "stream" in prune.units and prune.mode == "sequential" and (selector == "reconstruction" or prune.refit != "none"):
         refuse("prune.mode: 'sequential' does not go with prune.units stream, which is re-fitted in the dense network; set mode independent")
     if "stream" in prune.units and selector == "loss" and prune.refit != "none":
@@ -84,6 +84,18 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
             "max_picks": prune.max_picks if selector == "loss" else None,
         }
     )
+
+
+def _refuse_with_branches(prune: Prune, refuse) -> None:
+    """Nothing reads a branch but the sum: there is nothing to re-fit, and no group of the library that is the branch alone."""
+    if "stream" in prune.units:
+        refuse(f"prune.units: {prune.units!r}: a branch is a part of its stream; give one of the two")
+    if prune.selector == "reconstruction" or prune.selector in CRITERIA:
+        refuse(f"prune.selector: {prune.selector!r} does not go with prune.units branch; give loss, l1, l2, bn or random")
+    if prune.refit != "none":
+        refuse(f"prune.refit: {prune.refit!r} does not go with prune.units branch, whose neurons no layer reads; set refit none")
+    if prune.curves == "reconstruction" or (prune.selector == "loss" and prune.allocation == "marginal"):
+        refuse("prune.curves: 'reconstruction' does not go with prune.units branch; set curves own, for selector loss allocation uniform")
 
 
 def _shipped(prune: Prune, refuse) -> Prune:

@@ -14,6 +14,7 @@ from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 from torch.nn import functional
 
+from pipeline.networks.branches import Branch, branch_of
 from pipeline.networks.graph import Graph, pool_up
 from pipeline.networks.groups import Flow, Group, add, multiply
 
@@ -35,9 +36,9 @@ MEANS = {"mean", torch.mean}
 HARMLESS_FACTS = {"dim", "ndim", "dtype", "device"}
 
 
-def follow(network: nn.Module, graph: Graph) -> tuple[list[Group], dict]:
-    """(groups in the order they begin, {step: Flow}) of every step that carries channels."""
-    flows, groups, shared = {}, [], _shared(network, graph)
+def follow(network: nn.Module, graph: Graph) -> tuple[list[Group], dict, list[Branch]]:
+    """(groups in the order they begin, {step: Flow} of every step that carries channels, the branches of residual sums)."""
+    flows, groups, branches, shared = {}, [], [], _shared(network, graph)
 
     def new(layout, **fields):
         groups.append(Group(**fields))
@@ -55,6 +56,7 @@ def follow(network: nn.Module, graph: Graph) -> tuple[list[Group], dict]:
                 if not _is_harmless(node, flow.layout):
                     flow.group.unsupported.append((path, "a reading of its shape"))
         elif node.target in ADDS and len(sources) == 2:
+            branches.append((node, branch_of(*sources, node, flows)))
             flows[node] = add(*sources, path, groups, flows)
         else:
             module = network.get_submodule(node.target) if node.op == "call_module" else None
@@ -69,7 +71,7 @@ def follow(network: nn.Module, graph: Graph) -> tuple[list[Group], dict]:
             for group in dict.fromkeys((*(source.group for source in sources), flow.group)):
                 group.unsupported.extend((path, fault) for fault in faults)
     _mark_ends(groups)
-    return groups, flows
+    return groups, flows, [branch for join, branch in branches if branch and flows[join].group.end != "output"]
 
 
 def _mark_ends(groups: list[Group]) -> None:

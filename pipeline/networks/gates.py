@@ -16,12 +16,12 @@ def gated(network: nn.Module, units: Units, choices: dict[str, Choice]) -> nn.Mo
     """A copy of `network` with gates: N a_i on the kept neurons (1 where the consumers are re-fitted), 0 on the others.
 
     A gate lies before every layer that reads the neurons linearly, squeeze-excite included: with nothing but means and
-    factors between, that is one gate before the squeeze-excite.
+    factors between, that is one gate before the squeeze-excite. Of a branch it lies before the sum.
     """
     network = copy.deepcopy(network)
     for name, choice in choices.items():
         unit = units.units[name]
-        gate = torch.zeros(unit.width, dtype=network.get_submodule(unit.readers[0].path).weight.dtype)
+        gate = torch.zeros(unit.width, dtype=network.get_submodule(unit.producers[0]).weight.dtype)
         gate[list(choice.kept)] = 1.0 if choice.coefficients is None else choice.coefficients.to(gate.dtype)
         for reader, weight in zip(unit.consumers, (choice.weight, *choice.further) if choice.weight is not None else ()):
             consumer = network.get_submodule(reader.path)
@@ -31,7 +31,16 @@ def gated(network: nn.Module, units: Units, choices: dict[str, Choice]) -> nn.Mo
         add_intercepts(network, unit, choice)
         for reader in unit.readers:
             network.get_submodule(reader.path).register_forward_pre_hook(_multiply(gate, reader))
+        if unit.end is not None:
+            network.get_submodule(unit.end).register_forward_hook(_multiply_output(gate, unit.dimension))
     return network
+
+
+def _multiply_output(gate, dimension):
+    def hook(module, inputs, output):
+        return output * (gate.view(-1, 1, 1) if dimension == 1 else gate).to(output.device)
+
+    return hook
 
 
 def _multiply(gate, reader):

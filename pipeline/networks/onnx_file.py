@@ -31,7 +31,7 @@ def write_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path, note
     network = network.eval().to("cpu", torch.float32)
     with replacing(path) as temporary:
         try:
-            _convert(network, torch.zeros(2, *shape), temporary, notes)
+            convert(network, torch.zeros(2, *shape), temporary, notes)
             found = onnx_difference(network, shape, temporary)
         except Exception as error:  # of three libraries, of any kind
             raise Failed(f"export: the network cannot be written as ONNX ({type(error).__name__}: {str(error)[:300]})") from error
@@ -40,7 +40,8 @@ def write_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path, note
     return found
 
 
-def _convert(network, images, path, notes) -> None:
+def convert(network: nn.Module, images: torch.Tensor, path: Path, notes: dict[str, str]) -> None:
+    """Write `network` for any number of images like `images`, in their dtype; raises whatever torch's converter does."""
     import onnx
 
     with warnings.catch_warnings():

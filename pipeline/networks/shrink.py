@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.networks.branches import place
 from pipeline.networks.units import Reader, Unit
 
 
@@ -85,8 +86,23 @@ def add_intercepts(network: nn.Module, unit: Unit, choice: Choice) -> None:
 def _keep_neurons(network: nn.Module, unit: Unit, choice: Choice, behind: bool = False) -> None:
     """Cut whoever writes the neurons or acts on them."""
     before = () if behind else (path for path in (*unit.producers, *unit.followers) if path not in unit.behind)
+    if unit.end is not None:
+        scale_branch(network.get_submodule(unit.end), choice)
     for path in (*before, *unit.behind, *unit.excites):
         _keep_outputs(network.get_submodule(path), torch.tensor(choice.kept))
+    if unit.end is not None:
+        place(network, unit.end, torch.tensor(choice.kept), unit.width, unit.dimension)
+
+
+def scale_branch(last: nn.Module, choice: Choice) -> None:
+    """Fold a branch's gates into the layer that ends it, in place: into its weight and bias, of a batch norm its scale and shift."""
+    if choice.coefficients is None:
+        return
+    for name in ("weight", "bias"):
+        if (value := getattr(last, name, None)) is not None:
+            gates = torch.ones(len(value), dtype=value.dtype, device=value.device)
+            gates[list(choice.kept)] = choice.coefficients.to(value)
+            _replace(last, name, value * gates.view(-1, *[1] * (value.ndim - 1)))
 
 
 def _keep_inputs(module: nn.Module, columns: torch.Tensor, kept: int) -> None:

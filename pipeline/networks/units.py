@@ -6,6 +6,7 @@ from operator import getitem
 from torch import nn
 
 from pipeline.config.errors import BadInput, UnsupportedModule
+from pipeline.networks.branches import Branch
 from pipeline.networks.follow import NORMS, Group, follow
 from pipeline.networks.graph import Graph
 
@@ -27,6 +28,7 @@ class Reader:
 class Unit:
     """N interchangeable neurons: producers write them, followers act on each alone, the consumers read them linearly.
 
+    A `branch` has no readers: its `end` adds the neurons to their stream, in `dimension` of its output.
     With squeeze-excite `squeezes` read them too and `excites` write the factors by which they come to the consumers.
     `hold` = the step before the first reader; the values of `carriers` (step, dimension) carry the neurons there;
     `behind` = the followers, and of a stream the producers, that come after it.
@@ -43,6 +45,8 @@ class Unit:
     hold: int
     carriers: tuple[tuple[int, int], ...]
     behind: tuple[str, ...]
+    end: str | None = None
+    dimension: int = 1
 
     @property
     def readers(self) -> tuple[Reader, ...]:
@@ -76,14 +80,14 @@ class Units:
 
 
 def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
-    """Find the units of these kinds, hidden ones first, each kind input to output. Raises UnsupportedModule naming the module's path.
+    """Find the units of these kinds, input to output, streams last. Raises UnsupportedModule naming the module's path.
 
-    `hidden`: an activation lies between the one producer and the readers. `stream`: everything that is added to each other,
-    or passed on as it is, cut together; one that cannot be is left whole.
+    `hidden`: an activation lies between the one producer and the readers. `branch`: what one residual branch adds to its
+    stream. `stream`: everything that is added to each other, or passed on as it is, cut together; one that cannot be is left whole.
     """
     graph = Graph(network)
-    groups, flows = follow(network, graph)
-    units, left = {}, {}
+    groups, flows, branches = follow(network, graph)
+    units, left = _branch_units(network, graph, branches) if "branch" in kinds else ({}, {})
     for group in groups:
         if not (group.producers or group.end):
             continue  # what an unsupported step made of other channels: those are named
@@ -102,12 +106,36 @@ def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
                 if kind == "hidden":
                     raise
                 reason = str(error)
-        left[group.name] = reason
+        left[f"{group.name}, its stream" if group.name in units else group.name] = reason
     if not units:
         found = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[-3:]) or "no layers"
         raise UnsupportedModule(f"{type(network).__name__}: has no {' or '.join(kinds)} unit; what was found last: {found}")
     outputs = tuple(path for group in groups if group.end == "output" for path in group.producers)
-    return Units(graph, dict(sorted(units.items(), key=lambda item: (item[1].kind != "hidden", item[1].hold))), left, outputs)
+    return Units(graph, dict(sorted(units.items(), key=lambda item: _place(item[1]))), left, outputs)
+
+
+def _place(unit: Unit) -> tuple:
+    """Input to output, streams last; a hidden unit before the branch that reads it."""
+    return unit.kind == "stream", unit.hold, unit.kind == "branch"
+
+
+def _branch_units(network: nn.Module, graph: Graph, branches: list[Branch]) -> tuple[dict[str, Unit], dict[str, str]]:
+    """({name: unit} of the outputs of residual branches, {name: reason} of those that must stay whole)."""
+    units, left, steps = {}, {}, _steps_of_modules(graph)
+    for branch in branches:
+        path, last = branch.producer, network.get_submodule(branch.last)
+        fault = branch.fault or (f"branch: {branch.last} has no scale of its own" if getattr(last, "weight", None) is None else None)
+        if fault:
+            left[path] = fault
+            continue
+        dimension = 1 if branch.layout == "maps" else -1
+        chain = (path, *branch.followers)
+        units[path] = Unit(path, "branch", branch.width, (path,), branch.followers, (), (), (), steps[path], (), chain, branch.last, dimension)
+    return units, left
+
+
+def _steps_of_modules(graph: Graph) -> dict[str, int]:
+    return {node.target: step for step, node in enumerate(graph.nodes) if node.op == "call_module"}
 
 
 def _unit(network: nn.Module, graph: Graph, flows: dict, group: Group, kind: str) -> Unit:
@@ -120,7 +148,7 @@ def _unit(network: nn.Module, graph: Graph, flows: dict, group: Group, kind: str
         _refuse_carried(graph, flows, group.name, cut)
     carrying = [node for node in graph.live[hold] if node in flows and flows[node].group is group]
     carriers = tuple((graph.index[node], -1 if flows[node].layout == "last" else 1) for node in carrying)
-    steps = {node.target: step for step, node in enumerate(graph.nodes) if node.op == "call_module"}
+    steps = _steps_of_modules(graph)
     behind = tuple(path for path in (*group.producers, *group.followers) if steps[path] >= hold)
     writers = (tuple(group.producers), tuple(group.followers))
     return Unit(group.name, kind, group.width, *writers, consumers, squeezes, tuple(group.excites), hold, carriers, behind)

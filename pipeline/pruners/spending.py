@@ -31,7 +31,8 @@ def spent(lines: list[dict], prune: Prune, scoring: Scoring, units: Units, table
         position = {layer.path: i for i, layer in enumerate(table.layers)}
         for line in lines:
             if line["kind"] == "pick":
-                at = min(position[reader.path] for reader in units.units[line["unit"]].readers)
+                unit = units.units[line["unit"]]
+                at = min(position[path] for path in ([reader.path for reader in unit.readers] or unit.producers))
                 images += scoring.batch
                 macs += scoring.batch * (table.stretch(widths, 0, at) + line["candidates"] * table.stretch(widths, at, None))
             elif line["kind"] == "unit":

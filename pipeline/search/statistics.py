@@ -176,13 +176,13 @@ def _with_choice(actor, unit, commit) -> torch.nn.Module:
 
 def _prefix(actor, unit, picks, batch):
     """What all candidates of a step share: consumer columns, the picked neurons' output, the live values of the suffix, labels."""
-    graph, consumer = actor.bench.units.graph, actor.shrunk.get_submodule(unit.consumer)
+    graph = actor.bench.units.graph
     values, start = graph.begin(batch.images.to(actor.bench.device))
     values = graph.run(actor.shrunk, values, start, unit.hold)
     labels = batch.labels.to(actor.bench.device)
     if not unit.is_plain:
         return values, labels
-    read = _entering(graph, values, unit.hold)
+    read, consumer = _entering(graph, values, unit.hold), actor.shrunk.get_submodule(unit.consumer)
     rows, shape = input_columns(consumer, read), output_shape(consumer, read)
     base = rows.new_zeros(len(rows), shape[-1])
     if picks:

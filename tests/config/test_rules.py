@@ -78,7 +78,6 @@ def test_a_combination_that_makes_no_sense_names_both_settings(prune, two):
     *(({"engine": name, "selector": "loss"}, "prune.engine") for name in ("lazy", "racing")),
     *(({"reference": name, "selector": "loss"}, "prune.reference") for name in ("official", "official-fixed")),
     *(({"allocation": name}, "prune.allocation") for name in ("tolerance",)),
-    *(({"units": names}, "prune.units") for names in (["branch"], ["hidden", "branch", "stream"])),
 ])
 def test_a_pruner_that_is_not_built_is_refused_by_name_with_what_is(prune, key):
     message = refusal(prune)

@@ -93,7 +93,7 @@ def test_units_of_a_network_written_with_functions_and_a_shared_relu():
 @pytest.mark.parametrize("name", ["mobilenetv2_050", "tf_efficientnet_lite0", "resnet18", "resnet50", "mobilenetv3_small_050", "deit_tiny_patch16_224", "convnext_atto"])
 def test_every_layer_is_in_a_unit_or_left_with_a_reason(name):
     network = timm.create_model(name).eval()
-    units, (groups, _) = find_units(network), follow(network, Graph(network))
+    units, (groups, *_) = find_units(network), follow(network, Graph(network))
     assert {group.name for group in groups if group.producers or group.end} == set(units.units) | set(units.left)
     assert all(reason.strip() for reason in units.left.values())
     layers = {path for path, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d))}
