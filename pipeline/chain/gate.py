@@ -18,5 +18,6 @@ def refuse_below_gate(network: Network, top1: float | None, split: str) -> None:
     if top1 < expected:
         raise BadInput(
             f"network.weights: {network.weights}: dense top-1 on {split} is {top1:.2f} %, below the gate of {expected:.2f} %; "
-            "check the order of the classes, mean and std, or network.top1"
+            "check that they are of this very variant (its width, its kind of padding), the order of the classes, mean and std, img_size, "
+            "or network.top1"
         )
