@@ -27,8 +27,11 @@ PRUNERS = {
     "G": {"selector": "l2", "refit": "lsq", "allocation": "global"},
     "T": {"selector": "tp.taylor", "refit": "none", "allocation": "uniform"},
     "P": {"selector": "tp.lamp", "refit": "none", "allocation": "global"},
+    "Y": {"selector": "l1", "refit": "none", "allocation": "uniform"},
+    "D": {"selector": "l1", "refit": "none", "allocation": "uniform"},
 }
-STAGES = ("data", "dense", "baseline", "scores", "statistics", "curves", "search", "train", "untrained", "evaluate")
+MEASURED = {"Y": {"latency_ms": "50%"}, "D": {"top1_drop": "1%"}}  # budgets that are measured by a stage of their own
+STAGES = ("latencies", "data", "dense", "baseline", "bisection", "scores", "statistics", "curves", "search", "train", "untrained", "evaluate")
 OTHER = {  # another value for every setting; one that is refused today (not built) is named below
     "name": "other", "seed": 7, "runs_dir": "elsewhere", "device": "cpu", "arm": "reinit-epochs", "budget": {"macs": "40%"},
     "data.source": "FOLDER", "data.train": "PATH", "data.test": "PATH", "data.train_samples": 500, "data.test_samples": 500, "data.allow_schemes": ["http"],
@@ -40,7 +43,7 @@ OTHER = {  # another value for every setting; one that is refused today (not bui
     "prune.selector": "random", "prune.refit": "OTHER", "prune.mode": "OTHER", "prune.engine": "OTHER", "prune.calibration_samples": 77,
     "prune.ridge": 0.5, "prune.candidates": 9, "prune.max_picks": 33, "prune.round_to": 8, "prune.units": ["stream"], "prune.as_shipped": True, "prune.probe_samples": 66, "train.lr_search": [0.01, 0.2], "train.lr_seed": 5, "prune.curves": "reconstruction",
     "scoring.batch": 7, "scoring.block_samples": 77, "scoring.block_candidates": 9, "scoring.threads": 3, "scoring.positions": 5,
-    "scoring.gram_limit": 999, "scoring.memory_limit": 0.5, "evaluate.latency": False, "evaluate.recalibration_samples": 99,
+    "scoring.gram_limit": 999, "scoring.memory_limit": 0.5, "evaluate.latency": False, "evaluate.latency_batch": 16, "evaluate.recalibration_samples": 99,
     "cluster.workers": 3, "cluster.address": "auto", "cluster.cpus": 2.0, "cluster.gpus": 1.0, "cluster.restarts": 1, "cluster.wait_seconds": 9.0,
     "tracking.mode": "off", "tracking.project": "other", "tracking.entity": "somebody",
 }
@@ -68,7 +71,8 @@ def settings_of(plain) -> dict[str, str]:
 
 
 def plain_of(pruner):
-    return {**BASE, "train": dict(BASE["train"]), "prune": dict(PRUNERS[pruner]), "network": dict(BASE["network"]), "data": dict(BASE["data"])}
+    budget = {"budget": dict(MEASURED[pruner])} if pruner in MEASURED else {}
+    return {**BASE, **budget, "train": dict(BASE["train"]), "prune": dict(PRUNERS[pruner]), "network": dict(BASE["network"]), "data": dict(BASE["data"])}
 
 
 def other_value(key, pruner):
@@ -80,9 +84,11 @@ def other_value(key, pruner):
     if key == "prune.mode":
         return None if pruner in "LX" else "sequential" if pruner in "IA" else "independent"
     if key == "prune.engine":
-        return {"L": "exhaustive", "X": "stochastic", "N": None, "M": None, "O": None, "G": None, "T": None, "P": None}.get(pruner, "forward")
+        return {"L": "exhaustive", "X": "stochastic", "N": None, "M": None, "O": None, "G": None, "T": None, "P": None, "Y": None, "D": None}.get(pruner, "forward")
     if key == "prune.as_shipped" and pruner != "T":
         return None  # of Torch-Pruning's criteria alone
+    if key == "evaluate.latency" and pruner == "Y":
+        return None  # milliseconds are measured again
     if key == "prune.units" and pruner in "RXMG":
         return None  # streams are re-fitted in mode independent alone
     if key == "prune.selector" and pruner in "LXGP":
@@ -110,7 +116,8 @@ def changed(key, pruner) -> set[str]:
 
 def table() -> str:
     head = ["# Settings and the stages whose key they change", "", "Made by `tests/chain/test_stage_keys.py`; do not edit. A letter is a pruner:"]
-    head += [f"{letter} = {', '.join(f'{k} {v}' for k, v in prune.items())};" for letter, prune in PRUNERS.items()]
+    given = {letter: prune | MEASURED.get(letter, {}) for letter, prune in PRUNERS.items()}
+    head += [f"{letter} = {', '.join(f'{k} {v}' for k, v in settings.items())};" for letter, settings in given.items()]
     head += ["`all` = every one of them. `shrink` reads no setting: its key is its inputs'. A changed stage changes those after it when its"]
     head += ["artifacts change. `run` = the run hash. Data and weights enter every key as digests of what they hold, never by path.", ""]
     rows = ["| setting | " + " | ".join((*STAGES, "run")) + " |", "|---" * (len(STAGES) + 2) + "|"]
