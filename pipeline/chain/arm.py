@@ -45,7 +45,7 @@ def run_train(context: Context, data: Done, dense: Dense, shrink: Done, select_m
     if context.config.arm == "finetune":
         inputs["shrink"] = shrink.digest(ARCH, MODEL)
     else:
-        inputs["widths"] = digest({name: len(entry["kept"]) for name, entry in arch["units"].items()})
+        inputs["widths"] = digest({name: entry["kept"] if entry["kind"] == "branch" else len(entry["kept"]) for name, entry in arch["units"].items()})
         inputs["network"] = digest([dense.plan.builder, dense.plan.model, dense.plan.arguments, _feeding(dense)])
     if recipe.distill:
         inputs["teacher"] = dense.digest

@@ -1,12 +1,12 @@
 """Stage `bisection`: the smallest share of prunable MACs whose network, untrained, loses no more than `budget.top1_drop` on validation."""
 
+import time
 from dataclasses import dataclass, replace
 
 from pipeline.chain.arm import open_shrunk
 from pipeline.chain.context import Context
 from pipeline.chain.measuring import accuracy
 from pipeline.chain.normalise import bisection_settings
-from pipeline.chain.result import selection_cost
 from pipeline.chain.selecting import selecting
 from pipeline.chain.sources import Dense, splits_of
 from pipeline.chain.target import target_of, units_and_cost
@@ -14,7 +14,6 @@ from pipeline.config.errors import BadInput
 from pipeline.config.settings import budget_target
 from pipeline.data.streams import validation_order
 from pipeline.networks.saved import WEIGHTS as MODEL
-from pipeline.stages.clock import timed
 from pipeline.stages.store import Done, Stage
 
 PARTS = 128  # a share is a whole number of these: runs that allow another drop find the searches of this one
@@ -22,11 +21,13 @@ PARTS = 128  # a share is a whole number of these: runs that allow another drop 
 
 @dataclass(frozen=True)
 class Tried:
-    """A share that was tried: validation top-1 lost (percentage points), and what its search cost."""
+    """A share that was tried: validation top-1 lost (percentage points), what that cost, and how much of it its search alone."""
 
     drop: float
     images: int
     macs: int
+    seconds: float
+    search: dict
 
 
 def run_bisection(context: Context, data: Done, dense: Dense, baseline: Done) -> Done | None:
@@ -43,7 +44,7 @@ def run_bisection(context: Context, data: Done, dense: Dense, baseline: Done) ->
         raise BadInput("budget.top1_drop: the data leaves no validation images to measure a drop on; give another kind of budget")
     stage = Stage("bisection", 1, settings, {"data": data.facts["train"], "dense": dense.digest})
 
-    def work(folder, guard, watch):
+    def work(folder, guard):
         tried: dict[int, Tried] = {}
 
         def fits(part: int) -> bool:
@@ -54,14 +55,15 @@ def run_bisection(context: Context, data: Done, dense: Dense, baseline: Done) ->
 
         part = smallest_that_fits(_least(context, dense), PARTS, fits)
         if part == PARTS:
-            least = tried[PARTS - 1].drop
-            raise BadInput(f"budget.top1_drop: {allowed:g} points are out of reach: {least:.2f} are lost at {1 - 1 / PARTS:.1%} of prunable MACs")
-        others = [one for at, one in tried.items() if at != part]  # the chosen one is the run's own search
-        facts = {"part": part, "drops": {str(at): one.drop for at, one in sorted(tried.items())}, "seconds": watch.seconds()}
-        facts |= {name: sum(getattr(one, name) for one in others) for name in ("images", "macs")}
+            least = f"{tried[PARTS - 1].drop:.2f} are lost at {1 - 1 / PARTS:.1%} of prunable MACs" if tried else "no smaller share can be reached"
+            raise BadInput(f"budget.top1_drop: {allowed:g} points are out of reach: {least}")
+        facts = {"part": part, "drops": {str(at): one.drop for at, one in sorted(tried.items())}}
+        facts |= {name: sum(getattr(one, name) for one in tried.values()) for name in ("images", "macs", "seconds")}
+        own = tried[part].search  # the chosen share's search is the run's own, and counted there
+        facts |= {name: facts[name] - own[name] for name in own}
         return [], facts | {"note": _note(allowed, part, tried)}
 
-    return context.store.run(stage, timed(work), context.observe)
+    return context.store.run(stage, work, context.observe)
 
 
 def at_share(context: Context, bisection: Done) -> Context:
@@ -98,16 +100,19 @@ def _try(context: Context, data: Done, dense: Dense, top1: float, part: int) -> 
 
     def observe(event):
         if event["event"] == "unit":
-            context.observe({"event": f"trying {part / PARTS:.1%}", "done": event.get("done", 0), "total": event.get("total", 0)})
+            context.observe({"event": f"trying {part / PARTS:.1%}", "done": event["done"], "total": event["total"]})
+        elif event["event"] in ("notice", "workers"):
+            context.observe(event)
 
     one = replace(_with_budget(context, part), observe=observe)
     selected = {done.stage.name: done for done in selecting(one, data, dense)}
     split, folder = splits_of(data).train, selected["shrink"].folder
-    order = validation_order(split)
+    order, began = validation_order(split), time.monotonic()
     found = accuracy(one, split, order, dense, open_shrunk(dense, folder, folder / MODEL), f"{part / PARTS:.1%}")
-    only = {"search": selected["search"]}  # scores and curves are the run's own
-    macs = selection_cost(only, "macs") + len(order) * selected["shrink"].facts["cost"]["pruned"]["macs"]
-    return Tried(round(top1 - found["top1"], 4), selection_cost(only, "images") + len(order), macs)
+    search = {name: selected["search"].facts[name] for name in ("images", "macs", "seconds")}  # scores and curves are the run's own
+    macs = search["macs"] + len(order) * selected["shrink"].facts["cost"]["pruned"]["macs"]
+    seconds = search["seconds"] + time.monotonic() - began
+    return Tried(round(top1 - found["top1"], 4), search["images"] + len(order), macs, seconds, search)
 
 
 def _note(allowed: float, part: int, tried: dict[int, Tried]) -> str | None:

@@ -47,9 +47,15 @@ def layer_times(context: Context, dense: Dense) -> LayerTimes:
 
 def known_times(context: Context) -> LayerTimes | None:
     """What the finished stage measured; None for a budget that reads none. Raises Failed where the stage is gone."""
+    done = finished_latencies(context)
+    return LayerTimes(**read_json(done.folder / TIMES)) if done else None
+
+
+def finished_latencies(context: Context) -> Done | None:
+    """The finished stage; None for a budget that reads none. Raises Failed where it is gone."""
     settings = latencies_settings(context.config)
     if settings is None:
         return None
     if (done := context.store.find(latencies_stage(context, settings))) is None:
         raise Failed("stage latencies: is gone from under this run; run again")
-    return LayerTimes(**read_json(done.folder / TIMES))
+    return done

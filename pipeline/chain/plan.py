@@ -5,8 +5,10 @@ from pathlib import Path
 
 from pipeline.chain.context import Context, device_of
 from pipeline.chain.normalise import (
+    bisection_settings,
     curves_settings,
     dense_settings,
+    latencies_settings,
     run_settings,
     scores_settings,
     search_settings,
@@ -135,9 +137,14 @@ def _parts(config: Config, known: dict) -> tuple:
 def _stages_of(config: Config, widths: dict[str, int]) -> dict[str, str]:
     """What tells equal stages before their keys are known, which need the digests of artifacts."""
     base = digest([config.data.model_dump(), config.network.model_dump(), dense_settings(config)])
-    search = digest([base, scores_settings(config), statistics_settings(config), curves_settings(config), search_settings(config)])
+    latencies = latencies_settings(config)
+    search = digest([base, scores_settings(config), statistics_settings(config), curves_settings(config), search_settings(config), latencies])
     names = {"data": digest(config.data.model_dump()), "dense": base, "baseline": base, "search": search, "shrink": search}
     names["untrained"] = digest([search, untrained_settings(config)])
+    if latencies:
+        names["latencies"] = digest(latencies)
+    if bisection := bisection_settings(config):
+        names["bisection"] = digest([base, bisection])
     if scores := scores_settings(config):
         names["scores"] = digest([base, scores])
     if statistics := statistics_settings(config):
@@ -145,7 +152,8 @@ def _stages_of(config: Config, widths: dict[str, int]) -> dict[str, str]:
     if curves := curves_settings(config):
         names["curves"] = digest([base, curves])
     if train := train_settings(config):
-        names["train"] = digest([search if config.arm == "finetune" or not widths else sorted(widths.items()), base, train])
+        own = config.arm == "finetune" or "branch" in config.prune.units or not widths
+        names["train"] = digest([search if own else sorted(widths.items()), base, train])
     names["evaluate"] = digest(run_settings(config))
     return names
 

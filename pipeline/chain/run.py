@@ -150,8 +150,8 @@ def _run_stages(context: Context, folder: Path, identity: dict, until: str | Non
 
 def _in_order(context: Context):
     """(finished stage, dense network once there is one) of every stage that this run has."""
-    if latencies := run_latencies(context, unseen(context)):
-        yield latencies, None
+    if "latency_ms" in context.config.budget:
+        yield run_latencies(context, unseen(context)), None
         find_target(context, unseen(context))  # as early as for the other kinds
     data = run_data(context)
     yield data, None

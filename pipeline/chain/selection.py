@@ -8,6 +8,7 @@ import torch
 from pipeline.chain.asking import executor_of
 from pipeline.chain.context import Context
 from pipeline.chain.curves import read_curves
+from pipeline.chain.latencies import finished_latencies
 from pipeline.chain.normalise import search_settings
 from pipeline.chain.scores import gradients_of, scores_of
 from pipeline.chain.sources import Dense
@@ -36,7 +37,7 @@ def run_search(context: Context, data: Done, dense: Dense, scores: Done | None, 
     """Stage `search`: the journal, and an artifact per re-fitted unit. Mode sequential reads no statistics."""
     config, target = context.config, find_target(context, dense)
     statistics = statistics if config.prune.mode == "independent" else None
-    read = [done for done in (scores, statistics, curves) if done]
+    read = [done for done in (scores, statistics, curves, finished_latencies(context)) if done]
     inputs = {"data": data.facts["train"], "dense": dense.digest} | {done.stage.name: done.digest(*done.artifacts) for done in read}
     stage = Stage("search", 3, search_settings(config), inputs)
     for warning in warnings_of(config.prune):

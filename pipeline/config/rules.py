@@ -18,6 +18,11 @@ BUDGETS = ("macs", "macs_bn", "prunable_macs", "width", "params", "latency_ms", 
 def resolve(config: Config, place: str) -> Config:
     """The config with the pruner's defaults filled in. Raises BadInput naming the setting, or the two that do not fit."""
     refuse_uncounted(config, place)
+    if "top1_drop" in config.budget and config.train.lr_search:
+        raise BadInput(
+            f"{place}: train.lr_search: does not go with budget.top1_drop, whose share differs from seed to seed; "
+            "find the share first, then give it as budget.prunable_macs"
+        )
     if "latency_ms" in config.budget and not config.evaluate.latency:
         raise BadInput(f"{place}: evaluate.latency: false does not go with budget.latency_ms, which is measured again at the end; set one of the two")
     return config.model_copy(update={"prune": resolve_prune(config.prune, place, next(iter(config.budget))) })

@@ -37,8 +37,9 @@ class Latency:
 def measure_layer_times(network: nn.Module, units: dict[str, Unit], table: CostTable, images: torch.Tensor) -> LayerTimes:
     """Time every layer of `network` with all units cut to each share, in turns, one thread, on the device of `images`."""
     widths = [{name: max(1, round(share * unit.width)) for name, unit in units.items()} for share in SHARES]
-    networks = [_cut(network, units, kept).to(images.device, memory_format=torch.channels_last) for kept in widths]
-    images = images.contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
+    networks = [_cut(network, units, kept).to(images.device, memory_format=layout) for kept in widths]
+    images = images.contiguous(memory_format=layout)
     paths, threads = [layer.path for layer in table.layers], torch.get_num_threads()
     torch.set_num_threads(1)
     try:

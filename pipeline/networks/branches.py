@@ -10,12 +10,11 @@ from pipeline.networks.groups import Flow
 
 @dataclass(frozen=True)
 class Branch:
-    """The output of a residual branch: the layer that writes it, the norms behind it, how its channels lie, why it must stay whole."""
+    """The output of a residual branch: the layer that writes it, the norms behind it, its width, why it must stay whole or None."""
 
     producer: str
     followers: tuple[str, ...]
     width: int
-    layout: str
     fault: str | None
 
     @property
@@ -30,12 +29,14 @@ def branch_of(first: Flow, second: Flow, join, flows: dict) -> Branch | None:
     A branch is written by one layer and read by nothing but the sum. Where both sources are, as beside a projected shortcut,
     it is the first one.
     """
+    if first.group is second.group:
+        return None
     for flow in (first, second):
         group = flow.group
         steps = [node for node, other in flows.items() if other.group is group]
         alone = all(user is join or user in steps for node in steps for user in node.users)
         if alone and len(group.producers) == 1 and not (group.joins or group.consumers or group.sources):
-            return Branch(group.producers[0], tuple(group.followers), group.width, flow.layout, _fault(group))
+            return Branch(group.producers[0], tuple(group.followers), group.width, _fault(group))
     return None
 
 
@@ -58,7 +59,7 @@ class Placed(nn.Module):
         self.layer, self.width, self.dimension = layer, width, dimension
         place = torch.full((width,), len(kept))
         place[kept] = torch.arange(len(kept))
-        self.register_buffer("place", place, persistent=False)  # arch.json says what is kept
+        self.register_buffer("place", place.to(next(layer.parameters()).device), persistent=False)  # arch.json says what is kept
 
     def forward(self, values):
         values = self.layer(values)

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.config.digests import draw
 from pipeline.config.errors import BadInput, Failed
-from pipeline.config.files import replacing
+from pipeline.config.files import DISK_FULL, replacing
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LIMIT = 1e-4  # relative, float32: another order of the same sums
@@ -34,6 +34,8 @@ def write_onnx(network: nn.Module, shape: tuple[int, int, int], path: Path, note
             convert(network, torch.zeros(2, *shape), temporary, notes)
             found = onnx_difference(network, shape, temporary)
         except Exception as error:  # of three libraries, of any kind
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise
             raise Failed(f"export: the network cannot be written as ONNX ({type(error).__name__}: {str(error)[:300]})") from error
         if not found <= LIMIT:
             raise Failed(f"export: onnxruntime and torch differ by {found:.1e} (relative, float32), allowed is {LIMIT:g}; nothing was written")

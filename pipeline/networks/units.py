@@ -87,7 +87,7 @@ def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
     """
     graph = Graph(network)
     groups, flows, branches = follow(network, graph)
-    units, left = _branch_units(network, graph, branches) if "branch" in kinds else ({}, {})
+    units, left = _branch_units(network, graph, flows, branches) if "branch" in kinds else ({}, {})
     for group in groups:
         if not (group.producers or group.end):
             continue  # what an unsupported step made of other channels: those are named
@@ -119,7 +119,7 @@ def _place(unit: Unit) -> tuple:
     return unit.kind == "stream", unit.hold, unit.kind == "branch"
 
 
-def _branch_units(network: nn.Module, graph: Graph, branches: list[Branch]) -> tuple[dict[str, Unit], dict[str, str]]:
+def _branch_units(network: nn.Module, graph: Graph, flows: dict, branches: list[Branch]) -> tuple[dict[str, Unit], dict[str, str]]:
     """({name: unit} of the outputs of residual branches, {name: reason} of those that must stay whole)."""
     units, left, steps = {}, {}, _steps_of_modules(graph)
     for branch in branches:
@@ -128,7 +128,12 @@ def _branch_units(network: nn.Module, graph: Graph, branches: list[Branch]) -> t
         if fault:
             left[path] = fault
             continue
-        dimension = 1 if branch.layout == "maps" else -1
+        try:
+            _refuse_carried(graph, flows, path, steps[path])
+        except UnsupportedModule as error:
+            left[path] = str(error)
+            continue
+        dimension = -1 if isinstance(last, nn.Linear) else 1
         chain = (path, *branch.followers)
         units[path] = Unit(path, "branch", branch.width, (path,), branch.followers, (), (), (), steps[path], (), chain, branch.last, dimension)
     return units, left

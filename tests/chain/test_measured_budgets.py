@@ -63,3 +63,9 @@ def test_milliseconds_out_of_reach_are_refused_before_data_is_read(given):  # no
         run(given, "name=unreachable", "budget.latency_ms=0.001%", "evaluate.latency=true", "evaluate.latency_batch=16")
     (events,) = (path.read_text() for path in given["root"].glob("runs/unreachable-*/metrics.jsonl"))
     assert '"stage": "latencies"' in events and '"stage": "data"' not in events
+
+
+def test_a_table_of_another_batch_makes_another_search(given):  # noqa: F811
+    settings = ("arm=none", "budget.latency_ms=97%", "evaluate.latency=true")
+    first, second = (run(given, *settings, f"evaluate.latency_batch={batch}").result["stages"] for batch in (8, 32))
+    assert first["latencies"] != second["latencies"] and first["search"] != second["search"]

@@ -89,6 +89,8 @@ def other_value(key, pruner):
         return None  # of Torch-Pruning's criteria alone
     if key == "evaluate.latency" and pruner == "Y":
         return None  # milliseconds are measured again
+    if key == "train.lr_search" and pruner == "D":
+        return None  # its share differs from seed to seed
     if key == "prune.units" and pruner in "RXMG":
         return None  # streams are re-fitted in mode independent alone
     if key == "prune.selector" and pruner in "LXGP":

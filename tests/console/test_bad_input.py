@@ -57,6 +57,7 @@ def half_written(runs: Path) -> list[Path]:
     (["prune.units=[hidden, branch]", "prune.selector=bn"], ["prune.refit", "prune.units branch", "none"]),
     (["prune.units=[hidden, stream]"], ["prune.mode", "prune.units", "independent"]),
     (["budget.latency_ms=3"], ["evaluate.latency", "budget.latency_ms", "set one of the two"]),
+    (["budget.top1_drop=1%", "train.lr_search=[0.1, 0.2]"], ["train.lr_search", "budget.top1_drop", "prunable_macs"]),
     (["budget.top1_drop=0.5"], ["top1_drop", "50% of all images", "0.5% for half a point"]),
     (["budget.tolerance=0.1"], ["tolerance", "not built"]),
     (["arm=reinit-compute", "network.weights=timm"], ["arm", "network.train_images"]),

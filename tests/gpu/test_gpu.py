@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline import prune
-from pipeline.networks.small import tiny
+from pipeline.networks.small import resnet_28, tiny
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 
@@ -20,3 +20,9 @@ def test_a_gpu_keeps_the_neurons_that_the_cpu_keeps(settings):
     assert {n: kept for n, (_, kept) in there.units.items()} == {n: kept for n, (_, kept) in here.units.items()}
     with torch.inference_mode():
         assert torch.allclose(there.network(images.cuda()).cpu(), here.network(images), atol=1e-3)
+
+
+def test_a_narrow_branch_is_placed_on_the_device_of_its_layer():
+    images = torch.randn(2, 1, 28, 28)
+    pruned = prune(resnet_28(4).eval().cuda(), [images], {"width": 0.5}, units=["branch"], selector="l1", refit="none", allocation="uniform")
+    assert torch.isfinite(pruned.network(images.cuda())).all()

@@ -10,7 +10,13 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from pipeline import load_pruned, prune
+from pipeline.chain.context import Context
+from pipeline.chain.measuring import accuracy
+from pipeline.chain.run import run_chain
+from pipeline.chain.sources import run_data, run_dense, splits_of
 from pipeline.config.errors import UnsupportedModule
+from pipeline.config.load import load_config
+from pipeline.data.streams import validation_order
 from pipeline.networks.branches import Placed
 from pipeline.networks.cost import CostTable, count_layers
 from pipeline.networks.gates import folding_difference
@@ -18,6 +24,7 @@ from pipeline.networks.onnx_file import convert
 from pipeline.networks.shrink import Choice, apply_choices
 from pipeline.networks.small import mobilenetv2_28, resnet_28
 from pipeline.networks.units import find_units
+from pipeline.stages.store import Store
 from tests.networks.samples import Residual, shaken
 from tests.networks.test_stream_units import halves
 
@@ -163,3 +170,73 @@ def test_a_run_with_branches_trains_and_re_estimates_the_narrow_network(small_co
     (arch,) = small_config.parent.glob("runs/small-*/arch.json")
     given = json.loads(arch.read_text())
     assert given["unit_kinds"] == ["hidden", "branch"] and {unit["kind"] for unit in given["units"].values()} == {"hidden", "branch"}
+
+
+@pytest.mark.parametrize("forward, width", [
+    (lambda self, x: self.flat(self.bn1(self.conv(x)) + self.bn2(self.conv(x))), 0),  # one layer twice: left whole
+    (lambda self, x: self.flat(self.twice(self.conv(x))), 0),
+    (lambda self, x: self.flat(self.conv(x)) + self.flat(self.other(x)), 4),
+], ids=["a layer used twice", "both sides of one layer", "summed after pooling"])  # fmt: skip
+def test_sums_of_other_shapes_are_cut_right_or_left_whole(forward, width):
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.other = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+            self.bn1, self.bn2, self.head = nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+        def twice(self, y):
+            return self.bn1(y) + self.bn2(y)
+
+        def flat(self, y):
+            return torch.flatten(nn.functional.adaptive_avg_pool2d(y, 1), 1)
+
+        def forward(self, x):
+            return self.head(forward(self, x))
+
+    network, values = shaken(Sum()).eval(), torch.randn(2, 3, 6, 6)
+    if not width:
+        with pytest.raises(UnsupportedModule):
+            find_units(network, ["branch"])
+        return
+    units = find_units(network, ["branch"])
+    assert [unit.width for unit in units.units.values()] == [width]
+    assert folding_difference(network, units, gates(halves(units)), values) < 1e-10
+
+
+def test_a_size_carried_past_a_branch_leaves_it_whole():
+    class Sized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
+
+        def forward(self, x):
+            batch = x.size(0)
+            x = x + self.conv(x)
+            return self.head(nn.functional.adaptive_avg_pool2d(x, 1).reshape(batch, 3))
+
+    with pytest.raises(UnsupportedModule, match="has no branch unit"):
+        find_units(Sized(), ["branch"])
+
+
+@pytest.mark.parametrize("arm", ["reinit-epochs", "finetune"])
+def test_what_an_arm_trains_is_what_is_evaluated_and_saved(small_config, arm):
+    overrides = ["network.model=pipeline.networks.small:resnet_28", "prune.units=[branch]", "prune.selector=l1", "prune.refit=none",
+                 "prune.allocation=uniform", "budget.width=50%", f"arm={arm}"]  # fmt: skip
+    config = load_config(str(small_config), overrides)
+    finished = run_chain(config)
+    (trained,) = small_config.parent.glob("runs/stages/train-*/done.json")
+    val = json.loads(trained.read_text())["facts"]["history"][-1]["val_top1"]
+    context = Context(config, Store(small_config.parent / "runs", torch.device("cpu")), lambda event: None)
+    data = run_data(context)
+    split = splits_of(data).train
+    found = accuracy(context, split, validation_order(split), run_dense(context, data), load_pruned(finished.folder), "saved")
+    assert found["top1"] == pytest.approx(val)
+    arch = json.loads((finished.folder / "arch.json").read_text())
+    assert any(unit["kept"] != list(range(len(unit["kept"]))) for unit in arch["units"].values())
+
+
+def test_equal_widths_of_branches_share_no_training(small_config):
+    common = ["network.model=pipeline.networks.small:resnet_28", "prune.units=[branch]", "prune.refit=none", "prune.allocation=uniform",
+              "budget.width=50%", "arm=reinit-epochs"]  # fmt: skip
+    stages = [run_chain(load_config(str(small_config), [*common, f"prune.selector={name}"])).result["stages"]["train"] for name in ("l1", "random")]
+    assert stages[0] != stages[1]
