@@ -40,6 +40,7 @@ class Nodes:
 def serve(cpus: int, folder: str) -> None:
     from ray.cluster_utils import Cluster
 
+    os.makedirs("/tmp/ray", exist_ok=True)  # Ray notes the latest cluster there whatever its temp_dir, and fails on a machine that never ran one
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False, "temp_dir": folder})
     print("nodes:", cluster.address, flush=True)
     nodes = {"head": cluster.head_node}
