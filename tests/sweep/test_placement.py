@@ -48,7 +48,12 @@ def watched(sweep, look) -> list:
 
 
 def at_work(sweep) -> int:
-    return sum(is_live(run.folder / "lock.json") for run in sweep.runs)
+    """How many runs were at work at one moment: a lock seen before and after the others was held while they were looked at."""
+
+    def held():
+        return {run.hash for run in sweep.runs if is_live(run.folder / "lock.json")}
+
+    return len(held() & held())
 
 
 def search_workers() -> int:
