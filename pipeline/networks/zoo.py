@@ -15,6 +15,7 @@ from torch import nn
 
 from pipeline.config.errors import BadInput
 from pipeline.data.images import Preprocess
+from pipeline.networks.trial import refuse_unfit
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 GREY = ((0.5,), (0.5,))
@@ -49,6 +50,7 @@ def build(plan: Blueprint, pretrained: bool = False) -> nn.Module:
         network = _function(plan.model)(**plan.arguments)
         if not isinstance(network, nn.Module):
             raise BadInput(f"network.model: {plan.model}: builds {type(network).__name__}, not a torch module; mend the function")
+        refuse_unfit(network)
         return network
     except BadInput:
         raise
