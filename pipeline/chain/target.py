@@ -78,7 +78,8 @@ def _check_outputs(dense: Dense, images, num_classes: int) -> None:
             output = dense.network(images)
     except Exception as error:
         size, reason = " x ".join(map(str, images.shape[1:])), str(error).partition("\n")[0]
-        raise BadInput(f"network.model: {dense.plan.model} cannot take an image of {size} ({reason}); mend network.img_size, in_chans or the model") from error
+        what = f"{dense.plan.model} cannot take an image of {size} ({reason})"
+        raise BadInput(f"network.model: {what}; mend network.img_size, in_chans or the model") from error
     if not isinstance(output, torch.Tensor):
         raise BadInput(f"network.model: {dense.plan.model} gives {type(output).__name__}; let forward return one tensor of logits")
     found = tuple(output.shape)

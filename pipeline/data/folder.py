@@ -31,7 +31,7 @@ class Files:
 
         `whole`: every pixel is decoded; else the header alone is read, which tells bombs, empty files and what is no image.
         """
-        faulty = [(self.paths[i], fault) for i in picks if (fault := fault_of(self.paths[i], whole))]
+        faulty = [(self.paths[i], fault) for i in sorted(picks) if (fault := fault_of(self.paths[i], whole))]
         if faulty:
             named = "; ".join(f"{path}: {fault}" for path, fault in faulty[:NAMED])
             rest = f"; and {len(faulty) - NAMED} more" if len(faulty) > NAMED else ""

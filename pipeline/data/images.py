@@ -58,7 +58,7 @@ def fault_of(path: Path, whole: bool) -> str | None:
             return "is an empty file"
         with open(path, "rb") as file:
             image = _opened(file)
-            if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+            if whole and image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
                 return "has transparent pixels, whose colour nobody sees; paste it onto a background"
             if whole:
                 image.draft("L", (1, 1))  # of a jpeg: every byte is read, a 64th of the pixels is computed

@@ -52,7 +52,7 @@ def _unfit(module: nn.Module) -> str | None:
         return "has half-precision weights, in which least squares has no digits left; prune model.float(), then convert"
     computed = next((name for name, value in vars(module).items() if isinstance(value, torch.Tensor) and value.grad_fn is not None), None)
     if computed:
-        return f"computes {computed} anew before each pass (weight norm, a pruning mask); make it a plain parameter first, as with remove_weight_norm"
+        return f"computes {computed} anew before each pass (weight norm, a pruning mask); make it a parameter, as remove_weight_norm does"
     if type(module).__module__.startswith(QUANTISED):
         return "is quantised; prune the network in floating point, then quantise"
     return None
@@ -64,7 +64,8 @@ def refuse_unfed(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             logits = network(images.clone())
     except Exception as error:
-        found = f"images of {' x '.join(map(str, images.shape[1:]))} ({images.dtype}), which the network cannot take"
+        size = " x ".join(map(str, images.shape[1:]))
+        found = f"images of {size} ({images.dtype}), which the network cannot take"
         raise BadInput(f"loader: yields {found} ({_first_line(error)}); {_advice(network, images)}") from error
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point() or logits.ndim < 2 or len(logits) != len(images):
         found = f"{logits.dtype} of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -83,9 +84,10 @@ def _advice(network: nn.Module, images: torch.Tensor) -> str:
 
 
 def refuse_unfaithful(network: nn.Module, units: Units, images: torch.Tensor) -> None:
-    """Raise UnsupportedModule where a second pass, the steps that were followed, or a network cut to half its units differ from the network.
+    """Raise UnsupportedModule where a second pass or the steps that were followed differ from the network, or a cut from its gates.
 
-    `images`: a few, as the network takes them. Networks without finite outputs are left to who measures.
+    `images`: a few, as the network takes them. The cut leaves every second neuron of each unit. Networks without finite outputs
+    are left to who measures.
     """
     name = type(network).__name__
     with torch.no_grad():
@@ -94,14 +96,17 @@ def refuse_unfaithful(network: nn.Module, units: Units, images: torch.Tensor) ->
     if not first.isfinite().all():
         return
     if _differ(first, second):
-        raise UnsupportedModule(f"{name}: gives the same images another output each time; take what is random or counts out of its eval mode")
+        what = "gives the same images another output each time"
+        raise UnsupportedModule(f"{name}: {what}; take what is random or counts out of its eval mode")
     if _differ(first, followed):
-        raise UnsupportedModule(f"{name}: computes something else than the steps that were followed; take autocast and what changes from call to call out of forward")
+        what = "computes something else than the steps that were followed"
+        raise UnsupportedModule(f"{name}: {what}; take autocast and what changes from call to call out of forward")
     halves = {unit: Choice(_half(one)) for unit, one in units.units.items()}
     if _folds(network, units, halves, images):
         return
     odd = next((unit for unit in halves if not _folds(network, units, {unit: halves[unit]}, images)), next(iter(halves)))
-    raise UnsupportedModule(f"{odd}: with fewer neurons in this unit forward computes something else; let it read no widths and no sizes of weights")
+    what = "with fewer neurons in this unit forward computes something else"
+    raise UnsupportedModule(f"{odd}: {what}; let it read no widths and no sizes of weights")
 
 
 def _followed(network, units, images) -> torch.Tensor:

@@ -97,6 +97,21 @@ def preprocess_of(network: nn.Module, settings) -> Preprocess:
     return Preprocess(settings.in_chans, settings.img_size, mean, std, crop, settings.interpolation or known.get("interpolation", "bicubic"))
 
 
+def expected_input(model: str) -> dict:
+    """What timm records of the images a model's weights were trained on: img_size, mean, std, crop_pct, interpolation; {} of other models."""
+    known = None if ":" in model else timm.models.get_pretrained_cfg(model)
+    if known is None:
+        return {}
+    return {"img_size": known.input_size[-1], "mean": tuple(known.mean), "std": tuple(known.std), "crop_pct": known.crop_pct,
+            "interpolation": known.interpolation}  # fmt: skip
+
+
+def padded_otherwise(model: str) -> str | None:
+    """The timm model of the same shapes that pads as TensorFlow does, or does not, or None."""
+    other = model.removeprefix("tf_") if model.startswith("tf_") else f"tf_{model}"
+    return other if ":" not in model and timm.is_model(other) else None
+
+
 def weights_file(weights: str) -> Path:
     """The file behind `network.weights`: a path, or the one weights file inside an installed package (`package:NAME`)."""
     if not weights.startswith("package:"):
