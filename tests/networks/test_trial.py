@@ -105,8 +105,8 @@ UNFAITHFUL = {
     "dropout that is always on": (lambda: Plain(lambda net, x: functional.dropout(x, 0.5)), "Plain: gives the same images another output"),
     "calls that are counted": (lambda: Plain(counted), "Plain: gives the same images another output each time"),
     "autocast inside": (lambda: Stripped(in_half, inner=Plain()), "Stripped: computes something else than .* followed; take autocast"),
-    "a width that is read": (lambda: Plain(lambda net, x: x / net.a.out_channels), "^a: with fewer neurons in this unit forward computes"),
-    "a type that is fixed": (lambda: Stripped(lambda net, x: net.inner(x.float()), inner=Plain()), "^inner.a: it cannot be run in float64 on the CPU"),
+    "a width that is read": (lambda: Plain(lambda net, x: x / net.a.out_channels), "^a: with fewer neurons in this unit forward"),
+    "a type that is fixed": (lambda: Stripped(lambda net, x: net.inner(x.float()), inner=Plain()), "^inner.a: it cannot be run in float64"),
 }  # fmt: skip
 
 
