@@ -78,6 +78,8 @@ def _images(folder: Path) -> list[Path]:
     images = []
     for entry in _visible(folder):
         if entry.is_dir():
+            if not _visible(entry):
+                continue
             raise BadInput(f"{entry}: is a folder inside a class folder; put its images into {folder.name}/ itself or remove it")
         suffix = _suffix(entry)
         if suffix in OTHER_IMAGES:
