@@ -24,6 +24,7 @@ from pipeline.config.rules import (
     warnings_of,
 )
 from pipeline.config.settings import Prune, Scoring, budget_target
+from pipeline.data.loader import collect, refuse_beyond
 from pipeline.data.streams import MemoryStream
 from pipeline.evaluation.layer_times import LatencyTable, measure_layer_times
 from pipeline.journal import Journal
@@ -31,6 +32,7 @@ from pipeline.networks.cost import CostTable
 from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
 from pipeline.networks.saved import arch_of, save_pruned
 from pipeline.networks.shrink import Choice, apply_choices
+from pipeline.networks.trial import copy_of, refuse_unfaithful, refuse_unfed
 from pipeline.networks.units import Units, find_units, refuse_without_intercept, without_large
 from pipeline.networks.zoo import Blueprint
 from pipeline.pruners.criteria import criterion_scores
@@ -43,8 +45,6 @@ from pipeline.search.coordinator import Coordinator
 from pipeline.search.executor import InProcess
 from pipeline.selection.allocation import Sharing
 from pipeline.selection.budgets import Budget
-
-KEPT_LIMIT = 4 * 2**30  # bytes of calibration batches that are held in memory
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,15 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
     `prune:` section. Raises UnsupportedModule naming the module's path, ValueError when the budget is out of reach or a setting is wrong.
     """
     options = _options(settings, budget := {"prunable_macs": 0.5} if budget is None else budget)
-    images, labels = _collect(loader, options.selector == "loss" or reads_gradients(options), options.selector)
+    if not isinstance(seed, int) or seed < 0:
+        raise BadInput(f"prune: seed: {seed!r} is no seed; give a whole number from 0")
+    dense = copy_of(model)
+    images, labels = collect(loader, options.selector == "loss" or reads_gradients(options), options.selector)
     if options.calibration_samples and "calibration_samples" not in settings:
         options = options.model_copy(update={"calibration_samples": len(images)})  # the loader is the calibration set
-    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
-        raise BadInput("model: has half-precision weights, in which least squares has no digits left; prune model.float(), then convert")
-    dense = copy.deepcopy(model).eval()
     units = find_units(dense, options.units)
+    refuse_beyond(labels, refuse_unfed(dense, images[:2].to(_device(dense))).shape[-1])
+    refuse_unfaithful(dense, units, images[:2].to(_device(dense)))
     table = CostTable(dense, units, example := images[:1].to(_device(dense)))
     counted = LatencyTable(table, measure_layer_times(dense, units.units, table, example)) if "latency_ms" in budget else table
     if measures_gram(options):
@@ -87,7 +89,6 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
         refuse_without_intercept(units)
     for warning in warnings_of(options):
         warnings.warn(warning, stacklevel=2)
-    _check_labels(dense, images, labels)
     ((kind, target),) = budget.items()
     widths = {name: unit.width for name, unit in units.units.items()}
     sharing = Sharing(Budget(kind, _amount(kind, target)), counted, widths, options.allocation, options.round_to)
@@ -128,49 +129,6 @@ def _amount(kind, target) -> float:
         return budget_target(kind, target)
     except ValueError as error:
         raise BadInput(f"budget: {error}") from error
-
-
-def _collect(loader, with_labels: bool, selector: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """All images and, where they are asked for, labels; the loader is iterated exactly once."""
-    images, labels, held = [], [], 0
-    for item in loader:
-        parts = item if isinstance(item, (tuple, list)) else (item,)
-        if len(parts) not in (1, 2) or not isinstance(parts[0], torch.Tensor):
-            raise BadInput(f"loader: yields {type(item).__name__} of {len(parts)}; give tensors of images, or (images, labels) pairs")
-        batch = parts[0]
-        held += batch.numel() * batch.element_size()
-        if held > KEPT_LIMIT:
-            raise BadInput(f"loader: its batches take more than {KEPT_LIMIT / 2**30:g} GiB, which are held in memory; give fewer calibration images")
-        if images and batch.shape[1:] != images[0].shape[1:]:
-            raise BadInput(f"loader: yields images of {tuple(batch.shape[1:])} after {tuple(images[0].shape[1:])}; give images of one size")
-        images.append(batch.detach().cpu())
-        labels += [_labels(parts, len(batch), selector)] if with_labels else []
-    if not sum(map(len, images)):
-        raise BadInput("loader: yields no image; give calibration images")
-    return torch.cat(images), torch.cat(labels) if with_labels else None
-
-
-def _check_labels(network, images, labels) -> None:
-    """Refuse labels beyond the network's outputs."""
-    if labels is None:
-        return
-    with torch.inference_mode():
-        classes = network(images[:1].to(_device(network))).shape[-1]
-    if int(labels.max()) >= classes:
-        raise BadInput(f"loader: label {int(labels.max())} is beyond the network's {classes} outputs; mend the labels")
-
-
-def _labels(parts, count: int, selector: str) -> torch.Tensor:
-    """The labels of one batch as int64 (count,)."""
-    if len(parts) == 1 or parts[1] is None:
-        raise BadInput(f"loader: selector {selector!r} needs (batch, label) pairs; give labels, or take selector 'reconstruction'")
-    try:
-        label = torch.as_tensor(parts[1]).cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(f"loader: labels cannot be read ({error}); give one integer per image") from error
-    if label.is_floating_point() or label.shape != (count,) or (count and int(label.min()) < 0):
-        raise BadInput(f"loader: labels are {label.dtype} of shape {tuple(label.shape)} for {count} images; give one integer per image, from 0")
-    return label.long()
 
 
 def _search(dense, units: Units, sharing: Sharing, options: Prune, images, labels, seed) -> dict[str, Choice]:

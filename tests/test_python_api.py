@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import UnsupportedModule, load_pruned, prune, pruning
+from pipeline import UnsupportedModule, load_pruned, prune
 from pipeline.config.errors import BadInput
+from pipeline.data import loader as loading
 from pipeline.networks.small import tiny
 from tests.conftest import ROOT
 from tests.networks.samples import Branched, Residual, Squeezed, Traced, Vgg, shaken
@@ -136,7 +137,7 @@ def test_what_a_loader_may_not_give(model, monkeypatch):
             prune(model, loader)
     with pytest.raises(ValueError, match="loader: selector 'loss' needs .batch, label. pairs"):
         prune(model, batches(labels=False), selector="loss")
-    monkeypatch.setattr(pruning, "KEPT_LIMIT", 2 * 16 * 28 * 28 * 4)
+    monkeypatch.setattr(loading, "KEPT_LIMIT", 2 * 16 * 28 * 28 * 4)
     loader = Counting(batches())
     with pytest.raises(ValueError, match="held in memory; give fewer calibration images"):
         prune(model, loader)
@@ -241,6 +242,7 @@ for name in ("ray", "webdataset", "wandb", "torch_pruning"):
     sys.modules[name] = None  # as on a machine without them: importing one raises
 from pipeline import prune, load_pruned, UnsupportedModule
 import torch
+from pipeline.data import loader as loading
 from pipeline.networks.small import tiny
 pruned = prune(tiny(num_classes=3), [(torch.randn(8, 1, 28, 28), torch.zeros(8, dtype=torch.long))], {"width": 0.1}, selector=sys.argv[1])
 pruned.save(sys.argv[2])

@@ -62,6 +62,10 @@ def _say_budgets(config: Config, target: Target, say) -> None:
     if "latency_ms" in config.budget:
         rows += min_max_table(target.sharing.table, target.dense_widths, ("latency_ms",))
     say(budget_table(rows))
+    kind = target.sharing.budget.kind
+    low, high = target.sharing.reach()
+    rounded = f", rounded up to multiples of {config.prune.round_to}" if config.prune.round_to else ""
+    say(f"allocation {config.prune.allocation}{rounded}: {low:g} to {high:g} of {kind} ({low / high:.2%} to 100%)")
     allocation, whole = target.guessed(), target.table.cost({})
     if "top1_drop" in config.budget:
         return say("this budget: found by bisection over shares of prunable MACs, each searched and measured on validation")

@@ -13,6 +13,7 @@ from pipeline.config.settings import Config, budget_target
 from pipeline.evaluation.layer_times import LatencyTable, LayerTimes
 from pipeline.networks.cost import CostTable
 from pipeline.networks.saved import example_images
+from pipeline.networks.trial import refuse_unfaithful
 from pipeline.networks.units import Units, find_units, refuse_without_intercept, without_large
 from pipeline.selection.allocation import Sharing
 from pipeline.selection.budgets import Allocation, Budget
@@ -61,6 +62,7 @@ def units_and_cost(context: Context, dense: Dense) -> tuple[Units, CostTable]:
     units = find_units(dense.network, prune.units)
     images = example_images(dense.preprocess.in_chans, dense.preprocess.img_size)
     _check_outputs(dense, images, context.config.network.num_classes)
+    refuse_unfaithful(dense.network, units, images)
     table = CostTable(dense.network, units, images)  # of all units: what counts as prunable is the same for every pruner
     if measures_gram(prune):
         units = without_large(units, scoring.gram_limit)
@@ -70,8 +72,16 @@ def units_and_cost(context: Context, dense: Dense) -> tuple[Units, CostTable]:
 
 
 def _check_outputs(dense: Dense, images, num_classes: int) -> None:
-    """Refuse a builder that pays no heed to `num_classes`."""
-    with torch.inference_mode():
-        found = tuple(dense.network(images).shape)
+    """Refuse a builder that pays no heed to `num_classes`, or whose network cannot take the images."""
+    try:
+        with torch.inference_mode():
+            output = dense.network(images)
+    except Exception as error:
+        size, reason = " x ".join(map(str, images.shape[1:])), str(error).partition("\n")[0]
+        what = f"{dense.plan.model} cannot take an image of {size} ({reason})"
+        raise BadInput(f"network.model: {what}; mend network.img_size, in_chans or the model") from error
+    if not isinstance(output, torch.Tensor):
+        raise BadInput(f"network.model: {dense.plan.model} gives {type(output).__name__}; let forward return one tensor of logits")
+    found = tuple(output.shape)
     if found != (1, num_classes):
         raise BadInput(f"network.num_classes: is {num_classes}, {dense.plan.model} gives an output of shape {found} for one image; make them equal")

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,15 +35,43 @@ def decode(split: Split, i: int, in_chans: int) -> Image.Image:
     """Sample i as a PIL image of 1 or 3 channels. Raises BadInput naming shard and sample."""
     data = split.image_bytes(i)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(data, formats=FORMATS)
-            image.load()
+        image = _opened(data)
+        image.load()
         if image.mode.startswith("I"):  # 16 bit: PIL's own conversion would clip, not scale
             image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
         return image.convert("L" if in_chans == 1 else "RGB")
     except Exception as error:  # of a damaged file a decoder raises almost anything
         raise BadInput(f"{split.place(i)}: image cannot be decoded ({error}); replace or remove it and make the shards again") from error
+
+
+def _opened(file) -> Image.Image:
+    """An image whose pixels are still to be decoded; too many of them are an error before any memory is taken."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(file, formats=FORMATS)
+
+
+def fault_of(path: Path, whole: bool) -> str | None:
+    """Why the file cannot be used as an image, or None; `whole`: its pixels are decoded, else its header is read alone."""
+    try:
+        if not path.stat().st_size:
+            return "is an empty file"
+        with open(path, "rb") as file:
+            image = _opened(file)
+            if whole and image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+                return "has transparent pixels, whose colour nobody sees; paste it onto a background"
+            if whole:
+                image.draft("L", (1, 1))  # of a jpeg: every byte is read, a 64th of the pixels is computed
+                image.load()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})" if error.strerror else f"is no whole {', '.join(FORMATS)} image ({_reason(error)})"
+    except Exception as error:  # of a damaged file a decoder raises almost anything
+        return f"cannot be decoded ({_reason(error)})"
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition(" <_io")[0].partition("\n")[0]
 
 
 def evaluation_image(split: Split, i: int, preprocess: Preprocess) -> torch.Tensor:

@@ -52,6 +52,7 @@ def preview(data: Data, origin: Origin) -> dict[str, Preview]:
     found = {}
     for split, limit in (("train", data.train_samples), ("test", data.test_samples)):
         raw = raw_split(origin.raw, split)
+        raw.refuse_faulty(range(len(raw.samples)), whole=False)
         labels = np.array([label for _, label in raw.samples], np.int64)[:limit]
         size = len(raw.read(0)[1]) + 2048
         found[split] = Preview(

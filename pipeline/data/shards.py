@@ -28,6 +28,9 @@ def make_shards(source: str, destination: Path, observe, limits=None) -> dict[st
     occupied = [split for split in SPLITS if (destination / split).exists() and any((destination / split).iterdir())]
     if occupied and not _same(destination, raws, limits or {}):
         raise BadInput(f"{destination / occupied[0]}: is not empty and not what this command makes; choose another folder or remove it")
+    for split, raw in raws.items():
+        if not (destination / split / "manifest.json").exists():
+            raw.refuse_faulty(_order(raw, (limits or {}).get(split)), whole=True)  # all of them, before anything is written
     return {split: _make_split(raws[split], destination / split, (limits or {}).get(split), observe) for split in SPLITS}
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config.errors import BadInput
-from pipeline.data.tar import IMAGE_SUFFIXES, png
+from pipeline.data.folder import class_folders
+from pipeline.data.tar import png
 
 FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 FASHION_FILES = {"train": "train", "test": "t10k"}
@@ -22,7 +23,10 @@ FASHION_PACKAGE = "dataset-fashion-mnist"
 
 @dataclass(frozen=True)
 class Raw:
-    """One split before sharding: samples are (key, label); `read(i)` gives (suffix, bytes) of sample i, `stamp(i)` (size, time)."""
+    """One split before sharding: samples are (key, label); `read(i)` gives (suffix, bytes) of sample i, `stamp(i)` (size, time).
+
+    `refuse_faulty(picks, whole)` raises BadInput where images among `picks` cannot be used.
+    """
 
     name: str
     split: str
@@ -30,6 +34,7 @@ class Raw:
     samples: list[tuple[str, int]]
     read: object
     stamp: object = None  # None for a source that never changes
+    refuse_faulty: object = lambda picks, whole: None
 
 
 def raw_split(source: str, split: str) -> Raw:
@@ -113,43 +118,7 @@ def _idx(path: Path, dimensions: int) -> np.ndarray:
 # Image folders ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Files:
-    paths: list[Path]
-
-    def __call__(self, i):
-        path = self.paths[i]
-        return path.suffix[1:].lower(), path.read_bytes()
-
-    def stamp(self, i):
-        """(size, time): changes when the image does."""
-        status = self.paths[i].stat()
-        return [status.st_size, status.st_mtime_ns]
-
-
 def folder_split(root: Path, split: str) -> Raw:
-    """root/train and root/test (or root/val, taken as test), each with one folder per class."""
-    places = [root / "train"] if split == "train" else [root / "test", root / "val"]
-    folder = next((place for place in places if place.is_dir()), None)
-    if folder is None:
-        raise BadInput(f"{root}: has no folder {' or '.join(place.name for place in places)}; give a folder with train/ and test/ (or val/)")
-    classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry)))
-    if not classes:
-        raise BadInput(f"{folder}: has no class folders; put each class's images into a folder of its own")
-    paths, samples = [], []
-    for label, name in enumerate(classes):
-        images = sorted(f for f in (folder / name).iterdir() if f.suffix[1:].lower() in IMAGE_SUFFIXES and f.is_file() and not _hidden(f))
-        if not images:
-            raise BadInput(f"{folder / name}: holds no image ({', '.join(IMAGE_SUFFIXES)}); add some or remove the folder")
-        paths += images
-        samples += [(f"{name}/{file.stem}".replace(".", "_"), label) for file in images]
-    if len(set(key for key, _ in samples)) < len(samples):
-        twice = next(key for i, (key, _) in enumerate(samples) if key in {k for k, _ in samples[:i]})
-        raise BadInput(f"{folder}: two images give the sample key {twice!r}; rename one")
-    files = _Files(paths)
-    return Raw(root.resolve().name, split, classes, samples, files, files.stamp)
-
-
-def _hidden(path: Path) -> bool:
-    """What programs leave beside images: .ipynb_checkpoints/, ._0001.png."""
-    return path.name.startswith(".")
+    """One split of an image folder: root/train, or root/test (or root/val, taken as test)."""
+    found = class_folders(root, split)
+    return Raw(root.resolve().name, split, found.classes, found.samples, found.files, found.files.stamp, found.files.refuse_faulty)

@@ -76,6 +76,8 @@ class Graph:
         last = {node: max((self.index[user] for user in node.users), default=-1) for node in self.nodes}
         self.live = [[n for n in self.nodes[:p] if last[n] >= p] for p in range(len(self.nodes) + 1)]
         inputs = [node for node in self.nodes if node.op == "placeholder"]
+        if inputs and str(inputs[0].target).startswith("*"):
+            raise UnsupportedModule(f"{type(network).__name__}: forward takes {inputs[0].target}; let it take the batch of images by name")
         if not inputs or any(node.users for node in inputs[1:]):
             raise UnsupportedModule(f"{type(network).__name__}: forward takes {len(inputs)} inputs; one batch of images is supported")
         self.input, self.output = inputs[0], self.nodes[-1]

@@ -15,6 +15,7 @@ from torch import nn
 
 from pipeline.config.errors import BadInput
 from pipeline.data.images import Preprocess
+from pipeline.networks.trial import refuse_unfit
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 GREY = ((0.5,), (0.5,))
@@ -49,6 +50,7 @@ def build(plan: Blueprint, pretrained: bool = False) -> nn.Module:
         network = _function(plan.model)(**plan.arguments)
         if not isinstance(network, nn.Module):
             raise BadInput(f"network.model: {plan.model}: builds {type(network).__name__}, not a torch module; mend the function")
+        refuse_unfit(network)
         return network
     except BadInput:
         raise
@@ -93,6 +95,21 @@ def preprocess_of(network: nn.Module, settings) -> Preprocess:
             raise BadInput(f"network.{name}: has {len(values)} values for {settings.in_chans} channels; give one per channel")
     crop = settings.crop_pct or float(known.get("crop_pct", 1.0))
     return Preprocess(settings.in_chans, settings.img_size, mean, std, crop, settings.interpolation or known.get("interpolation", "bicubic"))
+
+
+def expected_input(model: str) -> dict:
+    """What timm records of the images a model's weights were trained on: img_size, mean, std, crop_pct, interpolation; {} of other models."""
+    known = None if ":" in model else timm.models.get_pretrained_cfg(model)
+    if known is None:
+        return {}
+    return {"img_size": known.input_size[-1], "mean": tuple(known.mean), "std": tuple(known.std), "crop_pct": known.crop_pct,
+            "interpolation": known.interpolation}  # fmt: skip
+
+
+def padded_otherwise(model: str) -> str | None:
+    """The timm model of the same shapes that pads as TensorFlow does, or does not, or None."""
+    other = model.removeprefix("tf_") if model.startswith("tf_") else f"tf_{model}"
+    return other if ":" not in model and timm.is_model(other) else None
 
 
 def weights_file(weights: str) -> Path:

@@ -130,9 +130,9 @@ def divergence(actor, question) -> Answer:
     for batch in actor.bench.stream.block(*question.samples):
         values, at = graph.begin(batch.images.to(actor.bench.device))
         values = graph.run(actor.dense, values, at, start)
-        expected = graph.finish(actor.dense, values, start).double().log_softmax(1)
+        expected = graph.finish(actor.dense, _copied(values), start).double().log_softmax(1)
         for number, network in enumerate(networks):
-            found = graph.finish(network, values, start).double().log_softmax(1)
+            found = graph.finish(network, _copied(values), start).double().log_softmax(1)
             sums[number] += float(functional.kl_div(found, expected, reduction="sum", log_target=True))
         count += len(batch.labels)
     return Answer({"divergence": sums}, count)

@@ -33,6 +33,23 @@ class Sharing:
             uniform(self.budget, self.table, self.dense)
         else:
             reachable(self.budget, self.table, self.dense)
+        if self.round_to is not None:
+            self._refuse_rounded()
+
+    def reach(self) -> tuple[float, float]:
+        """(smallest, largest) value of the budget's kind that this allocation gives, rounded as it rounds."""
+        least = Allocation({name: 1 if self.allocation == "uniform" else floor_of(width) for name, width in self.dense.items()}, None)
+        least = least if self.round_to is None else self._rounded(least)
+        return tuple(measure(self.budget.kind, self.table, self.dense, widths) for widths in (least.widths, self.dense))
+
+    def _refuse_rounded(self) -> None:
+        """Refuse a budget that no widths rounded upward can meet."""
+        low, high = self.reach()
+        if (target := self.budget.absolute(high)) * (1 + TOLERANCE) < low:
+            raise BadInput(
+                f"budget.{self.budget.kind}: {target:g} is out of reach: widths rounded up to multiples of prune.round_to {self.round_to} "
+                f"allow {low:g} to {high:g} ({low / high:.2%} to 100%); raise the budget or lower prune.round_to"
+            )
 
     def widths(self, curves: dict[str, np.ndarray] | None) -> Allocation:
         """The widths of the budget; `curves` for an allocation that follows them. Rounding comes last, upward."""
