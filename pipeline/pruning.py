@@ -91,7 +91,7 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
         warnings.warn(warning, stacklevel=2)
     ((kind, target),) = budget.items()
     widths = {name: unit.width for name, unit in units.units.items()}
-    sharing = Sharing(Budget(kind, _amount(kind, target)), counted, widths, options.allocation, options.round_to)
+    sharing = Sharing(Budget(kind, _amount(kind, target)), counted, widths, options.allocation, options.round_to, units.steps)
     sharing.check()
     with _switches_kept():
         choices = _search(dense, units, sharing, options, images, labels, seed)

@@ -122,7 +122,7 @@ def _independent(scene: Scene) -> Row:
 def _sequential(scene: Scene) -> Row:
     """The walk to half of every unit's neurons, beside a dense forward pass and one of the network that it gives."""
     bench, folder = scene.bench, scene.bench.folder / "sequential"
-    widths = {name: max(1, unit.width // 2) for name, unit in bench.units.units.items()}
+    widths = {name: unit.groups * max(1, unit.width // unit.groups // 2) for name, unit in bench.units.units.items()}
     executor = Timed(InProcess(Bench(**vars(bench) | {"folder": folder})))
     coordinator = scene.coordinator(folder, executor)
     began = time.perf_counter()

@@ -58,9 +58,9 @@ def check_run(config: Config, say) -> None:
 
 def _say_budgets(config: Config, target: Target, say) -> None:
     """The min-max table, with milliseconds where they were measured, and what this budget leaves."""
-    rows = min_max_table(target.table, target.dense_widths)
+    rows = min_max_table(target.table, target.dense_widths, steps=target.sharing.steps)
     if "latency_ms" in config.budget:
-        rows += min_max_table(target.sharing.table, target.dense_widths, ("latency_ms",))
+        rows += min_max_table(target.sharing.table, target.dense_widths, ("latency_ms",), target.sharing.steps)
     say(budget_table(rows))
     kind = target.sharing.budget.kind
     low, high = target.sharing.reach()

@@ -51,7 +51,7 @@ def target_of(config: Config, units: Units, table: CostTable, times: LayerTimes 
     budget = Budget("prunable_macs", 1.0) if is_open else Budget(kind, budget_target(kind, target))
     widths = {name: unit.width for name, unit in units.units.items()}
     counted = LatencyTable(table, times) if times is not None else table
-    sharing = Sharing(budget, counted, widths, config.prune.allocation, config.prune.round_to)
+    sharing = Sharing(budget, counted, widths, config.prune.allocation, config.prune.round_to, units.steps)
     sharing.check()
     return Target(units, table, sharing)
 

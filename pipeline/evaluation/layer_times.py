@@ -13,6 +13,7 @@ from torch import nn
 from pipeline.networks.cost import CostTable, Layer
 from pipeline.networks.shrink import Choice, apply_choices
 from pipeline.networks.units import Unit
+from pipeline.selection.quota import in_turns
 
 SHARES = (1.0, 0.85, 0.7, 0.55, 0.42, 0.3, 0.2, 0.12, 0.06)
 WARM_UP, SECONDS, ROUNDS = 3, 6.0, (7, 60)  # rounds at least and at most
@@ -36,7 +37,7 @@ class Latency:
 
 def measure_layer_times(network: nn.Module, units: dict[str, Unit], table: CostTable, images: torch.Tensor) -> LayerTimes:
     """Time every layer of `network` with all units cut to each share, in turns, one thread, on the device of `images`."""
-    widths = [{name: max(1, round(share * unit.width)) for name, unit in units.items()} for share in SHARES]
+    widths = [{name: unit.groups * max(1, round(share * unit.width / unit.groups)) for name, unit in units.items()} for share in SHARES]
     layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
     networks = [_cut(network, units, kept).to(images.device, memory_format=layout) for kept in widths]
     images = images.contiguous(memory_format=layout)
@@ -63,7 +64,8 @@ def _medians(rounds) -> list[float]:
 
 def _cut(network: nn.Module, units: dict[str, Unit], widths: dict[str, int]) -> nn.Module:
     smaller = copy.deepcopy(network).eval()
-    apply_choices(smaller, units, {name: Choice(tuple(range(kept))) for name, kept in widths.items()})
+    first = {name: in_turns(range(unit.width), unit.width, unit.groups) for name, unit in units.items()}
+    apply_choices(smaller, units, {name: Choice(tuple(first[name][:kept])) for name, kept in widths.items()})
     return smaller
 
 

@@ -133,13 +133,11 @@ def _through_layer(module, source: Flow, path, position, new) -> tuple[Flow, str
     group, kind = source.group, type(module).__name__
     if type(module) in LINEARS:
         columns, layout, width = _linear_columns(module, source), "flat" if source.layout == "flat" else "last", module.out_features
-    elif module.groups == 1:
-        columns, layout, width = _conv_columns(module, source), "maps", module.out_channels
-    elif module.groups == module.in_channels == module.out_channels and source.layout == "maps":
+    elif 1 < module.groups == module.in_channels == module.out_channels and source.layout == "maps":
         group.followers.append(path)
         return source, None
     else:
-        return new("maps", width=module.out_channels, producers=[path]), f"grouped {kind}"
+        columns, layout, width = _conv_columns(module, source), "maps", module.out_channels
     group.consumers.append((path, columns, position))
     what = None if columns else f"{kind} that does not read the channels column by column"
     if what:

@@ -6,7 +6,8 @@ import math
 import torch
 from torch import nn
 
-from pipeline.networks.shrink import Choice, add_intercepts, apply_choices, neuron_columns
+from pipeline.networks.grouped import packed
+from pipeline.networks.shrink import Choice, add_intercepts, apply_choices, neuron_columns, reader_columns
 from pipeline.networks.units import Units
 
 FOLDING_LIMIT = 1e-10  # relative, float64
@@ -25,9 +26,9 @@ def gated(network: nn.Module, units: Units, choices: dict[str, Choice]) -> nn.Mo
         gate[list(choice.kept)] = 1.0 if choice.coefficients is None else choice.coefficients.to(gate.dtype)
         for reader, weight in zip(unit.consumers, (choice.weight, *choice.further) if choice.weight is not None else ()):
             consumer = network.get_submodule(reader.path)
-            flat = torch.zeros_like(consumer.weight.detach()).flatten(1)
+            flat = torch.zeros_like(reader_columns(network, reader))
             flat[:, neuron_columns(choice.kept, reader.columns)] = weight.to(flat)
-            consumer.weight = nn.Parameter(flat.view_as(consumer.weight))
+            consumer.weight = nn.Parameter(packed(flat, reader.groups).view_as(consumer.weight))
         add_intercepts(network, unit, choice)
         for reader in unit.readers:
             network.get_submodule(reader.path).register_forward_pre_hook(_multiply(gate, reader))

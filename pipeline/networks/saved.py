@@ -13,6 +13,7 @@ from pipeline.config.files import write_json
 from pipeline.networks import zoo
 from pipeline.networks.shrink import Choice, apply_choices
 from pipeline.networks.units import Units, find_units
+from pipeline.selection.quota import keeps_quota
 from pipeline.tensorfile import save_tensors
 
 ARCH, WEIGHTS = "arch.json", "model.safetensors"
@@ -45,6 +46,8 @@ def shrunk_to(dense: nn.Module, arch: dict, place) -> nn.Module:
             raise BadInput(f"{place}: unit {name} of width {width} does not fit the network ({found}); give the builder that was pruned")
         if not kept or len(set(kept)) < len(kept) or not all(type(i) is int and 0 <= i < width for i in kept):
             raise BadInput(f"{place}: unit {name}: kept must name different neurons among 0 to {width - 1}; save the network again")
+        if not keeps_quota(kept, width, units[name].groups):
+            raise BadInput(f"{place}: unit {name}: kept must name as many neurons of each of {units[name].groups} groups; save the network again")
     apply_choices(dense, units, {name: Choice(tuple(entry["kept"])) for name, entry in arch["units"].items()})
     return dense
 

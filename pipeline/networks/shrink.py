@@ -1,11 +1,12 @@
 """Cutting a unit out of a network: producers, followers and readers lose the neurons that are not kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.networks.grouped import packed, spread
 from pipeline.networks.branches import place
 from pipeline.networks.units import Reader, Unit
 
@@ -27,8 +28,8 @@ class Choice:
 
 
 def reader_columns(network: nn.Module, reader: Reader) -> torch.Tensor:
-    """A reader's weight as (M, N k^2), the columns of a neuron side by side."""
-    return network.get_submodule(reader.path).weight.detach().flatten(1)
+    """A reader's weight as (M, N k^2), the columns of a neuron side by side; of a grouped conv zero outside an output's group."""
+    return spread(network.get_submodule(reader.path).weight.detach().flatten(1), reader.groups)
 
 
 def consumer_columns(network: nn.Module, unit: Unit) -> torch.Tensor:
@@ -54,23 +55,37 @@ def chosen_columns(network: nn.Module, unit: Unit, choice: Choice, reader: Reade
 
 def apply_choice(network: nn.Module, unit: Unit, choice: Choice, behind: bool = False) -> None:
     """Shrink `unit` inside `network`, in place; with `behind` only from its hold on: what comes before stays at full width."""
+    choice = laid(unit, choice)
     _keep_readers(network, unit, choice)
     _keep_neurons(network, unit, choice, behind)
 
 
 def apply_choices(network: nn.Module, units: dict[str, Unit], choices: dict[str, Choice]) -> None:
     """Shrink several units in place: what reads them first, since re-fitted columns are those of whole readers."""
+    choices = {name: laid(units[name], choice) for name, choice in choices.items()}
     for name, choice in choices.items():
         _keep_readers(network, units[name], choice)
     for name, choice in choices.items():
         _keep_neurons(network, units[name], choice)
 
 
+def laid(unit: Unit, choice: Choice) -> Choice:
+    """The choice with its neurons as they lie in the smaller network."""
+    if unit.groups == 1:
+        return choice
+    kept = unit.laid(choice.kept)
+    at = [choice.kept.index(neuron) for neuron in kept]
+    weights = (choice.weight, *choice.further) if choice.weight is not None else ()
+    weights = [weight[:, neuron_columns(at, reader.columns)] for weight, reader in zip(weights, unit.consumers)]
+    coefficients = None if choice.coefficients is None else choice.coefficients[at]
+    return replace(choice, kept=kept, coefficients=coefficients, weight=weights[0] if weights else None, further=tuple(weights[1:]))
+
+
 def _keep_readers(network: nn.Module, unit: Unit, choice: Choice) -> None:
     """Cut whoever reads the neurons linearly."""
     columns = [chosen_columns(network, unit, choice, reader) for reader in unit.readers]
     for reader, weight in zip(unit.readers, columns):
-        _keep_inputs(network.get_submodule(reader.path), weight, len(choice.kept))
+        _keep_inputs(network.get_submodule(reader.path), packed(weight, reader.groups), len(choice.kept))
     add_intercepts(network, unit, choice)
 
 
@@ -89,7 +104,7 @@ def _keep_neurons(network: nn.Module, unit: Unit, choice: Choice, behind: bool =
     if unit.end is not None:
         scale_branch(network.get_submodule(unit.end), choice)
     for path in (*before, *unit.behind, *unit.excites):
-        _keep_outputs(network.get_submodule(path), torch.tensor(choice.kept))
+        _keep_outputs(network.get_submodule(path), torch.tensor(choice.kept), path in unit.followers)
     if unit.end is not None:
         place(network, unit.end, torch.tensor(choice.kept), unit.width, unit.dimension)
 
@@ -111,10 +126,10 @@ def _keep_inputs(module: nn.Module, columns: torch.Tensor, kept: int) -> None:
         _replace(module, "weight", columns)
     else:
         module.in_channels = kept
-        _replace(module, "weight", columns.unflatten(1, (kept, *module.kernel_size)))
+        _replace(module, "weight", columns.unflatten(1, (kept // module.groups, *module.kernel_size)))
 
 
-def _keep_outputs(module: nn.Module, kept: torch.Tensor) -> None:
+def _keep_outputs(module: nn.Module, kept: torch.Tensor, follows: bool) -> None:
     tensors = ("weight", "bias", "running_mean", "running_var") if isinstance(module, _BatchNorm) else ("weight", "bias")
     for name in tensors:
         value = getattr(module, name, None)
@@ -126,7 +141,7 @@ def _keep_outputs(module: nn.Module, kept: torch.Tensor) -> None:
         module.out_features = len(kept)
     else:
         module.out_channels = len(kept)
-        if module.groups > 1:
+        if follows:  # a depthwise conv
             module.groups = module.in_channels = len(kept)
 
 

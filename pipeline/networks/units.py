@@ -9,6 +9,8 @@ from pipeline.config.errors import BadInput, UnsupportedModule
 from pipeline.networks.branches import Branch
 from pipeline.networks.follow import NORMS, Group, follow
 from pipeline.networks.graph import Graph
+from pipeline.networks.grouped import groups_in, quota_groups
+from pipeline.selection.quota import groups_of
 
 
 @dataclass(frozen=True)
@@ -16,12 +18,14 @@ class Reader:
     """A layer that reads the neurons linearly: `columns` = k^2 (or pooled positions) per neuron; `cut` = the step before it.
 
     `intercept` = what can add a constant to its output: itself by its bias, or the batch norm right behind it; None: neither.
+    `groups` of a grouped conv, each of whose outputs reads one of that many equal groups of neurons.
     """
 
     path: str
     columns: int
     cut: int
     intercept: str | None = None
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Unit:
     A `branch` has no readers: its `end` adds the neurons to their stream, in `dimension` of its output.
     With squeeze-excite `squeezes` read them too and `excites` write the factors by which they come to the consumers.
     `hold` = the step before the first reader; the values of `carriers` (step, dimension) carry the neurons there;
-    `behind` = the followers, and of a stream the producers, that come after it.
+    `behind` = the followers, and of a stream the producers, that come after it. Where grouped convs write or read it, as many
+    neurons are kept in each of its `groups`: of every conv's groups, and of runs so short that they lie in one group of each.
     """
 
     name: str
@@ -47,6 +52,12 @@ class Unit:
     behind: tuple[str, ...]
     end: str | None = None
     dimension: int = 1
+    groups: int = 1
+
+    def laid(self, kept) -> tuple[int, ...]:
+        """The kept neurons in the order in which they lie in a smaller network: group after group, as picked inside each."""
+        places = groups_of(kept, self.width, self.groups)
+        return tuple(neuron for _, neuron in sorted(zip(places, kept), key=lambda pair: pair[0]))
 
     @property
     def readers(self) -> tuple[Reader, ...]:
@@ -78,6 +89,11 @@ class Units:
     left: dict[str, str]
     outputs: tuple[str, ...]
 
+    @property
+    def steps(self) -> dict[str, int]:
+        """Of which number the width of a unit must be a multiple, of those that have groups."""
+        return {name: unit.groups for name, unit in self.units.items() if unit.groups > 1}
+
 
 def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
     """Find the units of these kinds, input to output, streams last. Raises UnsupportedModule naming the module's path.
@@ -92,7 +108,9 @@ def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
         if not (group.producers or group.end):
             continue  # what an unsupported step made of other channels: those are named
         kind = "stream" if group.joins or not _is_activated(group, groups) else "hidden"
-        reason = _reason(group, kind, kinds)
+        reason, (shares, path) = _reason(group, kind, kinds), quota_groups(network, group)
+        if reason is None and 1 < shares == group.width and not group.unsupported:
+            reason = f"each neuron is a group of its own in grouped {path}"
         if reason is None and group.unsupported:
             path, what = group.unsupported[0]
             reason = f"{path}: {what} acts on unit {group.name} and is not supported; this network cannot be pruned safely"
@@ -133,9 +151,13 @@ def _branch_units(network: nn.Module, graph: Graph, flows: dict, branches: list[
         except UnsupportedModule as error:
             left[path] = str(error)
             continue
+        groups = groups_in(network, path)
+        if 1 < groups == branch.width:
+            left[path] = f"branch: each neuron is a group of its own in grouped {path}"
+            continue
         dimension = -1 if isinstance(last, nn.Linear) else 1
-        chain = (path, *branch.followers)
-        units[path] = Unit(path, "branch", branch.width, (path,), branch.followers, (), (), (), steps[path], (), chain, branch.last, dimension)
+        chain, ends = (path, *branch.followers), (branch.last, dimension, groups)
+        units[path] = Unit(path, "branch", branch.width, (path,), branch.followers, (), (), (), steps[path], (), chain, *ends)
     return units, left
 
 
@@ -145,8 +167,10 @@ def _steps_of_modules(graph: Graph) -> dict[str, int]:
 
 def _unit(network: nn.Module, graph: Graph, flows: dict, group: Group, kind: str) -> Unit:
     """A group as a unit. Raises UnsupportedModule where no stretch of the network could run from its readers."""
-    consumers = tuple(Reader(path, columns, cut, _intercept(network, graph, flows, path, cut)) for path, columns, cut in group.consumers)
-    squeezes = tuple(Reader(*one) for one in group.squeezes)
+    consumers = tuple(
+        Reader(path, columns, cut, _intercept(network, graph, flows, path, cut), groups_in(network, path)) for path, columns, cut in group.consumers
+    )
+    squeezes = tuple(Reader(*one, groups=groups_in(network, one[0])) for one in group.squeezes)
     consumers, squeezes = (tuple(sorted(readers, key=lambda reader: reader.cut)) for readers in (consumers, squeezes))
     hold = min(reader.cut for reader in (*consumers, *squeezes))
     for cut in sorted({hold, *(reader.cut for reader in consumers)}):
@@ -156,7 +180,8 @@ def _unit(network: nn.Module, graph: Graph, flows: dict, group: Group, kind: str
     steps = _steps_of_modules(graph)
     behind = tuple(path for path in (*group.producers, *group.followers) if steps[path] >= hold)
     writers = (tuple(group.producers), tuple(group.followers))
-    return Unit(group.name, kind, group.width, *writers, consumers, squeezes, tuple(group.excites), hold, carriers, behind)
+    more = {"groups": quota_groups(network, group)[0]}
+    return Unit(group.name, kind, group.width, *writers, consumers, squeezes, tuple(group.excites), hold, carriers, behind, **more)
 
 
 def _reason(group: Group, kind: str, kinds) -> str | None:

@@ -31,14 +31,14 @@ def measure_curves(job: Job, coordinator: Coordinator, samples: int) -> dict[str
         full = None if quadratic is None or job.prune.refit == "none" else ridged(quadratic, job.prune.ridge)
         neurons = [getattr(pick, "neuron", pick) for pick in order(job, unit, quadratic, unit.width)]
         errors[name] = None if full is None else nested_errors(full, neurons)
-        tried[name] = [_tried(job, coordinator, unit, full, neurons[:width]) for width in probed_widths(unit.width)]
+        tried[name] = [_tried(job, coordinator, unit, full, neurons[:width]) for width in probed_widths(unit.width, unit.groups)]
         coordinator.observe({"event": "curve", "unit": name, "done": len(tried), "total": len(units), "unit_name": "units"})
     found = coordinator.divergences({name: commits for name, commits in tried.items() if commits}, samples)
     curves = {}
     for name, unit in units.items():
         kept = [len(commit.kept) for commit in tried[name]]
         divergence = [float(value) for value in found.get(name, ())]
-        values = probed_curve(unit.width, dict(zip(kept, divergence)), errors[name])
+        values = probed_curve(unit.width, dict(zip(kept, divergence)), errors[name], unit.groups)
         curves[name] = Curve(unit.width, kept, divergence, values.tolist())
     return curves
 
@@ -50,12 +50,12 @@ def score_curves(job: Job) -> dict[str, Curve]:
 
 def _lost(job: Job, unit) -> list[float]:
     if job.prune.selector != "reconstruction":
-        return score_curve(scores(job, unit).sort(descending=True).values.tolist()).tolist()
+        return score_curve(scores(job, unit)[order(job, unit, None, unit.width)].tolist(), unit.groups).tolist()
     full = ridged(job.measured.quadratics[unit.name], job.prune.ridge)
     errors = nested_errors(full, [pick.neuron for pick in order(job, unit, job.measured.quadratics[unit.name], unit.width)])
     if errors is None:
         raise BadInput(f"unit {unit.name}: prune.ridge 0 leaves its Gram matrix without an inverse, which allocation global needs; give a ridge")
-    return errors[floor_of(unit.width) - 1 :]
+    return errors[floor_of(unit.width, unit.groups) - 1 :]
 
 
 def _tried(job: Job, coordinator: Coordinator, unit, full, kept):

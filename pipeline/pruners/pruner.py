@@ -1,6 +1,6 @@
 """A pruner at work: {selector, refit, allocation} put together, unit after unit, from input to output."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -16,7 +16,8 @@ from pipeline.selection.counts import best_candidate, candidates, coefficients
 from pipeline.selection.elimination import Pick, backward, forward
 from pipeline.selection.guarantee import explained_share
 from pipeline.selection.joint import join, separate
-from pipeline.selection.quadratic import Quadratic, centred, from_dense, intercept, refit, ridged
+from pipeline.selection.quadratic import Quadratic, as_blocks, centred, from_dense, intercept, refit, ridged
+from pipeline.selection.quota import closed, in_turns
 from pipeline.selection.scored import bn_scores, falling, l1_scores, l2_scores, random_order
 from pipeline.selection.swap import swap
 
@@ -62,10 +63,10 @@ def _dense_quadratic(network: nn.Module, unit: Unit, grams: dict, sums: dict | N
     parts = []
     for i, reader in enumerate(unit.consumers):
         weight, name = reader_columns(network, reader), numbered(unit.name, i)
-        gram = grams[name].clone()  # memory of torch's own alignment: products then give the same bytes wherever the matrix came from
+        gram = as_blocks(grams[name].clone())  # memory of torch's own alignment: the same bytes wherever it came from
         found = from_dense(gram, weight.double().cpu(), reader.columns, torch.finfo(weight.dtype).eps)
-        parts.append(found if sums is None else centred(found, sums[name], found.weight @ sums[name][:-1].clone()))
-    return join(parts)
+        parts.append(found if sums is None else centred(found, sums[name], found.weight @ sums[name][:-1].clone(), reader.groups))
+    return replace(join(parts), groups=unit.groups)
 
 
 def prune_units(job: Job, coordinator: Coordinator) -> None:
@@ -105,7 +106,7 @@ def _prune_unit(job: Job, coordinator: Coordinator, unit: Unit, replayed: list[d
     share = explained_share(quadratic, prune.ridge, kept)
     if unit.squeezes and job.measured is None:
         left = coordinator.quadratic(unit, _weights(job, unit), tuple(kept), prune.refit == "affine")
-        choice = refitted(job, unit, ridged(left, prune.ridge), kept, range(len(kept)))
+        choice = refitted(job, unit, ridged(left, prune.ridge), kept, [unit.laid(kept).index(neuron) for neuron in kept])
     else:
         choice = refitted(job, unit, ridged(quadratic, prune.ridge), kept, kept)
     coordinator.commit(unit.name, choice, reason, share, lines)
@@ -140,8 +141,8 @@ def order(job: Job, unit: Unit, quadratic: Quadratic | None, width: int) -> list
             return job.measured.orders[unit.name][:width]
         return order_of(job.prune, quadratic, width)
     if selector == "random":
-        return random_order(unit.width, job.seed, unit.name)[:width]
-    return falling(scores(job, unit))[:width]
+        return in_turns(random_order(unit.width, job.seed, unit.name), unit.width, unit.groups)[:width]
+    return in_turns(falling(scores(job, unit)), unit.width, unit.groups)[:width]
 
 
 def scores(job: Job, unit: Unit) -> torch.Tensor:
@@ -183,7 +184,8 @@ def _loss_picks(job: Job, coordinator: Coordinator, unit: Unit, replayed: list[d
     coordinator.batches += len(replayed)
     while len(set(picks)) < width:
         step = len(picks)
-        tried = candidates(picks, unit.width, limit, sample, ("candidates", job.seed, unit.name, step))
+        outside = closed(picks, unit.width, unit.groups, width)
+        tried = candidates(picks, unit.width, limit, sample, ("candidates", job.seed, unit.name, step), outside)
         best = best_candidate(tried, coordinator.losses(unit.name, step, tried, picks))
         if best is None:
             raise Failed(f"unit {unit.name}, step {step}: the loss of every candidate is not finite; check the weights and the images")

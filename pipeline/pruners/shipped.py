@@ -21,7 +21,7 @@ def ship(selector: str, network: nn.Module, units: Units, sharing: Sharing, imag
     manual asks. Raises BadInput where it prunes what is no unit of ours, or the budget is out of its reach.
     """
     budget, table, dense = sharing.budget, sharing.table, sharing.dense
-    target = reachable_target(budget, table, dense)
+    target = reachable_target(budget, table, dense, sharing.steps)
     found, low, high = [], 0.0, 1.0
     for _ in range(STEPS):
         ratio = (low + high) / 2

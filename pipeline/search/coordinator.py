@@ -1,6 +1,7 @@
 """The coordinator: turns a search's needs into questions, adds the answers in block order, commits choices to the journal."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.search.executor import Executor
 from pipeline.search.question import Answer, Commit, Question, add, blocks
 from pipeline.search.statistics import SUMS, numbered
 from pipeline.selection.joint import join
-from pipeline.selection.quadratic import Quadratic, centred
+from pipeline.selection.quadratic import Quadratic, as_blocks, centred
 
 
 class Coordinator:
@@ -50,22 +51,25 @@ class Coordinator:
     def quadratic(self, unit: Unit, weights: list[torch.Tensor], kept: tuple[int, ...] = (), centre: bool = False) -> Quadratic:
         """The unit's quadratic in the network as shrunk so far, against the dense one; `weights`: its consumers' columns.
 
-        With `kept`, of these neurons alone, measured with the others gone; with `centre`, about its means.
+        With `kept`, of these neurons alone, as they lie, measured with the others gone; with `centre`, about its means.
         """
         (answer,) = self.ask("gram", unit.name, self.calibration_blocks(), picks=kept)
         _refuse_infinite(unit.name, answer.sums)
         parts = []
         for i, (reader, weight) in enumerate(zip(unit.consumers, weights)):
-            gram, cross = (torch.from_numpy(answer.sums[numbered(name, i)]).clone() for name in ("gram", "cross"))
-            weight = weight[:, neuron_columns(kept, reader.columns)] if kept else weight
+            gram, cross = (as_blocks(torch.from_numpy(answer.sums[numbered(name, i)]).clone()) for name in ("gram", "cross"))
+            weight = weight[:, neuron_columns(unit.laid(kept), reader.columns)] if kept else weight
             total = float(answer.sums[numbered("total", i)])
             found = Quadratic(gram, cross, total, weight.double().cpu(), reader.columns, torch.finfo(weight.dtype).eps)
             sums = (torch.from_numpy(answer.sums[numbered(name, i)]).clone() for name in ("sums", "output_sums"))
-            parts.append(centred(found, *sums) if centre else found)
-        return join(parts)
+            parts.append(centred(found, *sums, reader.groups) if centre else found)
+        return replace(join(parts), groups=unit.groups)
 
     def dense_grams(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """G of every unit in the dense network, `<unit>/<i>` of its further consumers, and the sums (NK + 1,) that each is centred by."""
+        """G of every unit in the dense network, `<unit>/<i>` of its further consumers, and the sums (NK + 1,) that each is centred by.
+
+        (NK, NK), of a grouped consumer that of each group (g, NK / g, NK / g).
+        """
         (answer,) = self.ask("gram_dense", None, self.calibration_blocks())
         for name, value in answer.sums.items():
             _refuse_infinite(name, {"gram": value})

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pipeline.networks.shrink import Choice, apply_choice, neuron_columns
+from pipeline.networks.grouped import products
+from pipeline.networks.shrink import Choice, apply_choice, neuron_columns, reader_columns
 from pipeline.search.artifacts import load_choice
 from pipeline.search.columns import as_output, input_columns, output_shape
 from pipeline.search.positions import drawn_positions
@@ -31,7 +32,7 @@ def gram_dense(actor, question) -> Answer:
         for cut, unit, i in reads:
             values, at = graph.run(network, values, at, cut), cut
             rows = _rows(actor, unit, i, _entering(graph, values, cut), question.samples[0] + count)
-            _accumulate(sums, numbered(unit.name, i), rows.T @ rows)
+            _accumulate(sums, numbered(unit.name, i), products(rows, rows, unit.consumers[i].groups))
             _accumulate(sums, f"{numbered(unit.name, i)}{SUMS}", _sums_and_count(rows))
         count += len(batch.labels)
     return Answer(_moved(sums), count)
@@ -42,11 +43,11 @@ def gram(actor, question) -> Answer:
 
     With picks, H is what the consumer reads once only these neurons are left: squeeze-excite then scales them otherwise.
     And what they are centred by: `sums` (NK + 1,) of H's columns and the positions, `output_sums` (M,) of F's rows. Sums of
-    further consumers are named `gram/<i>` and so on.
+    further consumers are named `gram/<i>` and so on. G and C of a grouped conv are those of each of its groups (g, ., .).
     """
     unit, graph = actor.unit(question.unit), actor.bench.units.graph
     network = actor.drifted_to(question.unit, question.picks)
-    weights = [actor.dense.get_submodule(reader.path).weight.flatten(1) for reader in unit.consumers]
+    weights = [reader_columns(actor.dense, reader) for reader in unit.consumers]
     sums, count = {}, 0
     for dense, drifted in actor.walk.at(question.unit, question.samples):
         place = question.samples[0] + count
@@ -55,8 +56,8 @@ def gram(actor, question) -> Answer:
         for i, (wanted, read, weight) in enumerate(pairs):
             target = _rows(actor, unit, i, wanted, place) @ weight.T
             rows = _rows(actor, unit, i, read, place)
-            _accumulate(sums, numbered("gram", i), rows.T @ rows)
-            _accumulate(sums, numbered("cross", i), target.T @ rows)
+            _accumulate(sums, numbered("gram", i), products(rows, rows, unit.consumers[i].groups))
+            _accumulate(sums, numbered("cross", i), products(target, rows, unit.consumers[i].groups))
             _accumulate(sums, numbered("total", i), (target.double() ** 2).sum())
             _accumulate(sums, numbered("sums", i), _sums_and_count(rows))
             _accumulate(sums, numbered("output_sums", i), target.double().sum(0))
@@ -95,7 +96,7 @@ def _ridden(actor, unit, question, prefix) -> torch.Tensor:
     graph, (reader,) = actor.bench.units.graph, unit.consumers
     rows, base, shape, values, _ = prefix
     consumer = actor.shrunk.get_submodule(reader.path)
-    weight, step = consumer.weight.flatten(1), trial(len(question.picks), unit.width)
+    weight, step = reader_columns(actor.shrunk, reader), trial(len(question.picks), unit.width)
     outputs = []
     for neuron in question.candidates:
         at = slice(neuron * unit.columns, (neuron + 1) * unit.columns)
@@ -111,6 +112,9 @@ def _folded(actor, unit, question, prefix) -> torch.Tensor:
     logits = []
     for neuron in question.candidates:
         kept, gates = coefficients([*question.picks, neuron], unit.width)
+        if unit.groups > 1:  # no grouped conv reads a choice outside the quota: here it reads all, most of them times 0
+            gates = [dict(zip(kept, gates)).get(one, 0.0) for one in range(unit.width)]
+            kept = list(range(unit.width))
         network = copy.deepcopy(actor.shrunk)
         apply_choice(network, unit, Choice(tuple(kept), torch.tensor(gates, dtype=torch.float64)), behind=True)
         values = sliced(actor.bench.units.graph, _copied(prefix[0]), unit, kept)
@@ -189,7 +193,7 @@ def _prefix(actor, unit, picks, batch):
         kept, gates = coefficients(list(picks), unit.width)
         at = neuron_columns(kept, unit.columns).to(rows.device)
         gates = torch.tensor(gates, dtype=rows.dtype, device=rows.device).repeat_interleave(unit.columns)
-        base = (rows[:, at] * gates) @ consumer.weight.flatten(1)[:, at].T
+        base = (rows[:, at] * gates) @ reader_columns(actor.shrunk, unit.consumers[0])[:, at].T
     after = set(graph.live[unit.hold + 1])
     return rows, base, shape, {n: v for n, v in values.items() if n in after}, labels
 

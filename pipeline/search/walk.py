@@ -112,8 +112,8 @@ class Walk:
 
 
 def sliced(graph, values: dict, unit: Unit, kept) -> dict:
-    """The values at a unit's hold with only the kept neurons in what carries them."""
-    values = dict(values)
+    """The values at a unit's hold with only the kept neurons in what carries them, as they lie in the smaller network."""
+    values, kept = dict(values), unit.laid(kept)
     for step, dimension in unit.carriers:
         value = values[graph.nodes[step]]
         picks = neuron_columns(kept, value.shape[dimension] // unit.width).to(value.device)

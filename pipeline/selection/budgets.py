@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pipeline.config.errors import BadInput
 
 TOLERANCE = 0.01
+KINDS = ("macs", "macs_bn", "prunable_macs", "params", "width")
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,20 @@ def measure(kind: str, table, dense: dict[str, int], widths: dict[str, int]) -> 
     return sum(widths.values()) if kind == "width" else getattr(table.cost(widths), kind)
 
 
-def reach(kind: str, table, dense: dict[str, int]) -> tuple[float, float]:
-    """(smallest, largest) value of this kind: one neuron per unit, everything."""
-    return measure(kind, table, dense, dict.fromkeys(dense, 1)), measure(kind, table, dense, dense)
+def reach(kind: str, table, dense: dict[str, int], steps: dict[str, int] | None = None) -> tuple[float, float]:
+    """(smallest, largest) value of this kind: one neuron per unit (`steps` neurons of those it names), everything."""
+    return measure(kind, table, dense, dict.fromkeys(dense, 1) | (steps or {})), measure(kind, table, dense, dense)
 
 
-def min_max_table(table, dense: dict[str, int], kinds=("macs", "macs_bn", "prunable_macs", "params", "width")) -> list[tuple]:
+def min_max_table(table, dense: dict[str, int], kinds=KINDS, steps: dict[str, int] | None = None) -> list[tuple]:
     """Rows (kind, smallest, largest, smallest share) of what each kind of budget can ask for."""
-    rows = [(kind, *reach(kind, table, dense)) for kind in kinds]
+    rows = [(kind, *reach(kind, table, dense, steps)) for kind in kinds]
     return [(kind, low, high, low / high) for kind, low, high in rows]
 
 
-def reachable_target(budget: Budget, table, dense: dict[str, int]) -> float:
+def reachable_target(budget: Budget, table, dense: dict[str, int], steps: dict[str, int] | None = None) -> float:
     """The target as an absolute number. Raises BadInput with the reachable range when it lies outside it."""
-    low, high = reach(budget.kind, table, dense)
+    low, high = reach(budget.kind, table, dense, steps)
     target = budget.absolute(high)
     if not low <= target <= high:
         raise BadInput(
@@ -54,21 +55,24 @@ def reachable_target(budget: Budget, table, dense: dict[str, int]) -> float:
     return target
 
 
-def uniform(budget: Budget, table, dense: dict[str, int]) -> Allocation:
+def uniform(budget: Budget, table, dense: dict[str, int], steps: dict[str, int] | None = None) -> Allocation:
     """The same share of every unit, the share found so that the exact cost is nearest to the target.
 
-    Raises BadInput with the reachable range when the target lies outside it.
+    `steps`: of which number a unit's width must be a multiple, where not of 1. Raises BadInput with the reachable range when
+    the target lies outside it.
     """
-    target = reachable_target(budget, table, dense)
-    shares = sorted({(n + 0.5) / width for width in dense.values() for n in range(width)} | {1.0})
+    steps = dict.fromkeys(dense, 1) | (steps or {})
+    target = reachable_target(budget, table, dense, steps)
+    counts = {name: width // steps[name] for name, width in dense.items()}
+    shares = sorted({(n + 0.5) / count for count in counts.values() for n in range(count)} | {1.0})
     first, last = 0, len(shares) - 1  # the cost rises with the share: bisect the steps at which a width changes
     while first < last:
         middle = (first + last) // 2
-        if measure(budget.kind, table, dense, _at(shares[middle], dense)) < target:
+        if measure(budget.kind, table, dense, _at(shares[middle], counts, steps)) < target:
             first = middle + 1
         else:
             last = middle
-    nearby = [_at(share, dense) for share in shares[max(first - 1, 0) : first + 1]] + [dict.fromkeys(dense, 1)]
+    nearby = [_at(share, counts, steps) for share in shares[max(first - 1, 0) : first + 1]] + [steps]
     widths = min(nearby, key=lambda w: (abs(measure(budget.kind, table, dense, w) - target), sum(w.values())))
     reached = measure(budget.kind, table, dense, widths)
     missed = abs(reached - target) > TOLERANCE * target
@@ -76,6 +80,6 @@ def uniform(budget: Budget, table, dense: dict[str, int]) -> Allocation:
     return Allocation(widths, note)
 
 
-def _at(share: float, dense: dict[str, int]) -> dict[str, int]:
-    """Each unit's share of neurons, rounded half up, at least one."""
-    return {name: max(1, int(share * width + 0.5 + 1e-9)) for name, width in dense.items()}
+def _at(share: float, counts: dict[str, int], steps: dict[str, int]) -> dict[str, int]:
+    """Each unit's share of its steps, rounded half up, at least one: in neurons."""
+    return {name: steps[name] * max(1, int(share * count + 0.5 + 1e-9)) for name, count in counts.items()}

@@ -26,9 +26,10 @@ def coefficients(picks: list[int], width: int) -> tuple[list[int], list[float]]:
     return kept, [width * picks.count(neuron) / len(picks) for neuron in kept]
 
 
-def candidates(picks: list[int], width: int, max_picks: int, sample: int | None, name: tuple) -> list[int]:
-    """Ascending candidates of the next step: all N, only the unpicked after `max_picks`; `sample` of them drawn by `name`."""
-    pool = list(range(width))
+def candidates(picks: list[int], width: int, max_picks: int, sample: int | None, name: tuple, closed=frozenset()) -> list[int]:
+    """Ascending candidates of the next step: all N but the `closed`, only the unpicked after `max_picks`; `sample` of them
+    drawn by `name`."""
+    pool = sorted(set(range(width)) - set(closed))
     if len(picks) >= max_picks:
         pool = sorted(set(pool) - set(picks))
     if sample is not None and sample < len(pool):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from pipeline.selection.quadratic import Quadratic, ridged
+from pipeline.selection.quota import Turns, groups_of
 
 
 @dataclass(frozen=True)
@@ -23,49 +24,56 @@ class Pick:
     candidates: int
 
 
-def forward(q: Quadratic, ridge: float, count: int | None = None) -> list[Pick]:
+def forward(q: Quadratic, ridge: float, count: int | None = None, turns: Turns | None = None) -> list[Pick]:
     """The first `count` (None = all) neurons in greedy order; one pass gives the order of every width.
 
     The gain of j is tr(C_j R_jj^-1 C_j^T) on the residual matrices; each pick is eliminated by one rank-K update. Dead
     neurons come last, by index; neurons the picked ones explain come before them, by index. Ties go to the lowest index.
+    Where neurons lie in groups, these take turns: each is eligible when no group has given fewer.
     """
-    full, width = ridged(q, ridge), q.width
+    full, width, turns = ridged(q, ridge), q.width, turns or _turns(q)
     count = width if count is None else min(count, width)
     residual = _Residual(full, count)
     total = full.total if full.total > 0 else 1.0
     strength = float(full.gram.diagonal().mean() - q.gram.diagonal().mean()) * q.columns
     trace = q.gram.diagonal().view(-1, q.columns).sum(1)
     dead = trace <= q.tolerance * trace.mean()
-    open_ = ~dead
+    open_ = torch.ones_like(dead)
     error, picks = full.total, []
     while len(picks) < count:
-        eligible = open_ & (residual.traces() - strength > q.tolerance * trace)
-        if not bool(eligible.any()):
-            break
-        gains = torch.where(eligible, residual.gains(eligible), -torch.inf)
-        best = int(gains.argmax())
-        best = int(torch.nonzero(gains == gains[best])[0])
-        others = gains.clone()
-        others[best] = -torch.inf
-        margin = float(gains[best] - others.max()) / total if int(eligible.sum()) > 1 else None
-        error = max(error - float(gains[best]), 0.0)
-        picks.append(Pick(best, error / total, margin, int(eligible.sum())))
+        offered = open_ & turns.mask()
+        eligible = offered & ~dead & (residual.traces() - strength > q.tolerance * trace)
+        if bool(eligible.any()):
+            gains = torch.where(eligible, residual.gains(eligible), -torch.inf)
+            best = int(gains.argmax())
+            best = int(torch.nonzero(gains == gains[best])[0])
+            others = gains.clone()
+            others[best] = -torch.inf
+            margin = float(gains[best] - others.max()) / total if int(eligible.sum()) > 1 else None
+            error = max(error - float(gains[best]), 0.0)
+            picks.append(Pick(best, error / total, margin, int(eligible.sum())))
+            residual.eliminate(best)
+        else:
+            best = int(torch.nonzero(offered & ~dead if bool((offered & ~dead).any()) else offered)[0])
+            if strength > 0:  # its own pull toward the old weights is still in T'; without ridge it adds nothing
+                error = max(error - residual.eliminate(best), 0.0)
+            picks.append(Pick(best, error / total, None, int(offered.sum())))
         open_[best] = False
-        residual.eliminate(best)
-    rest = [int(j) for j in torch.nonzero(open_).flatten()] + [int(j) for j in torch.nonzero(dead).flatten()]
-    for i, j in enumerate(rest[: count - len(picks)]):
-        if strength > 0:  # its own pull toward the old weights is still in T'; without ridge it adds nothing
-            error = max(error - residual.eliminate(j), 0.0)
-        picks.append(Pick(j, error / total, None, len(rest) - i))
+        turns.take(best)
     return picks
 
 
-def backward(q: Quadratic, ridge: float) -> list[Pick]:
+def _turns(q: Quadratic) -> Turns:
+    return Turns(groups_of(range(q.width), q.width, q.groups))
+
+
+def backward(q: Quadratic, ridge: float, turns: Turns | None = None) -> list[Pick]:
     """All neurons in the reverse order of their removal, each time the one whose loss costs least after the best re-fit of the rest.
 
-    `ridge` > 0. Dead neurons go first, so they come last, by index; among equals the highest index goes first.
+    `ridge` > 0. Dead neurons go first, so they come last, by index; among equals the highest index goes first. Where neurons
+    lie in groups, these take turns in losing one.
     """
-    full, width = ridged(q, ridge), q.width
+    full, width, turns = ridged(q, ridge), q.width, turns or _turns(q)
     total = full.total if full.total > 0 else 1.0
     factor = torch.linalg.cholesky(full.gram)
     inverse, weight = torch.cholesky_inverse(factor), torch.cholesky_solve(full.cross.T, factor).T
@@ -76,15 +84,17 @@ def backward(q: Quadratic, ridge: float) -> list[Pick]:
     open_ = torch.ones_like(dead)
     error, removed = full.total - float((weight * full.cross).sum()), []
     while len(removed) < width:
-        doomed = open_ & dead
-        costs = torch.where(open_, residual.gains(open_), torch.inf)
+        offered = open_ & turns.mask()
+        doomed = offered & dead
+        costs = torch.where(offered, residual.gains(offered), torch.inf)
         out = int(torch.nonzero(doomed if bool(doomed.any()) else costs == costs.min())[-1])
         others = costs.clone()
         others[out] = torch.inf
-        margin = float(others.min() - costs[out]) / total if len(removed) < width - 1 and not doomed[out] else None
-        removed.append(Pick(out, max(error, 0.0) / total, margin, width - len(removed)))
+        margin = float(others.min() - costs[out]) / total if int(offered.sum()) > 1 and not doomed[out] else None
+        removed.append(Pick(out, max(error, 0.0) / total, margin, int(offered.sum())))
         error += float(costs[out])
         open_[out] = False
+        turns.take(out)
         residual.eliminate(out)
     return removed[::-1]
 

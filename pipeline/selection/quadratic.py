@@ -20,7 +20,7 @@ class Quadratic:
     """Sums over samples and positions, float64: G = H H^T (NK, NK), C = F H^T (M, NK), T = ||F||^2; W (M, NK) as it was.
 
     K = columns per neuron; `precision` = machine epsilon of the products summed into G; `parts` = the consumers of a joint one;
-    `means` of each consumer where it is centred.
+    `means` of each consumer where it is centred; `groups` = equal groups of neurons of which as many are chosen from each.
     """
 
     gram: torch.Tensor
@@ -31,6 +31,7 @@ class Quadratic:
     precision: float
     parts: tuple = ()
     means: tuple = ()
+    groups: int = 1
 
     @property
     def width(self) -> int:
@@ -46,25 +47,38 @@ class Quadratic:
         return (kept.view(-1, 1) * self.columns + torch.arange(self.columns, device=kept.device)).flatten()
 
 
+def as_blocks(sums: torch.Tensor) -> torch.Tensor:
+    """G or C of a grouped consumer, which is summed group by group (g, ., .), with zeros between the groups; others as they are."""
+    return torch.block_diag(*sums) if sums.ndim == 3 else sums
+
+
 def from_dense(gram: torch.Tensor, weight: torch.Tensor, columns: int, precision: float) -> Quadratic:
     """The quadratic of a unit measured in the dense network itself: there F = W H, so C = W G and T = tr(W G W^T)."""
     cross = weight @ gram
     return Quadratic(gram, cross, float((cross * weight).sum()), weight, columns, precision)
 
 
-def centred(q: Quadratic, sums: torch.Tensor, output_sums: torch.Tensor) -> Quadratic:
+def centred(q: Quadratic, sums: torch.Tensor, output_sums: torch.Tensor, groups: int = 1) -> Quadratic:
     """The quadratic about the means: its least squares are those with an intercept, which no ridge holds back.
 
-    `sums` (NK + 1,) = sums of H's columns, then the number of positions; `output_sums` (M,) = sums of F's rows. What a
-    column that never changes leaves is the rounding of its products: made zero, or it would count as a living one.
+    `sums` (NK + 1,) = sums of H's columns, then the number of positions; `output_sums` (M,) = sums of F's rows; `groups` of
+    the consumer. What a column that never changes leaves is the rounding of its products: made zero, or it would count as
+    a living one.
     """
     count, means = sums[-1], Means(sums[:-1] / sums[-1], output_sums / sums[-1])
-    gram = q.gram - count * torch.outer(means.inputs, means.inputs)
-    cross = q.cross - count * torch.outer(means.outputs, means.inputs)
+    gram = q.gram - count * _outer(means.inputs, means.inputs, groups)
+    cross = q.cross - count * _outer(means.outputs, means.inputs, groups)
     constant = gram.diagonal() <= q.tolerance * q.gram.diagonal()
     gram[constant], gram[:, constant], cross[:, constant] = 0.0, 0.0, 0.0
     total = max(q.total - float(count * (means.outputs**2).sum()), 0.0)
     return replace(q, gram=gram, cross=cross, total=total, means=(means,))
+
+
+def _outer(rows: torch.Tensor, columns: torch.Tensor, groups: int) -> torch.Tensor:
+    """The outer product (rows, columns), of a grouped consumer within its groups alone."""
+    if groups == 1:
+        return torch.outer(rows, columns)
+    return as_blocks(rows.view(groups, -1, 1) * columns.view(groups, 1, -1))
 
 
 def intercept(means: Means, columns: int, kept, weight: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import torch
 
 from pipeline.selection.elimination import backward, forward
 from pipeline.selection.quadratic import Quadratic, refit, refit_error, ridged
+from pipeline.selection.quota import Turns, groups_of
 
 FIRST_SHARE = 0.1  # of the set, dropped and added at first
 LEAST_GAIN = 1e-9  # of T': what counts as a fall of the error
@@ -14,14 +15,21 @@ LEAST_GAIN = 1e-9  # of T': what counts as a fall of the error
 def swap(q: Quadratic, ridge: float, kept: list[int]) -> list[int]:
     """Drop the s cheapest, add the s best, keep that if the error of the re-fit falls, else halve s, down to single neurons.
 
-    `ridge` > 0. What stays keeps its place, what is new comes behind it.
+    `ridge` > 0. What stays keeps its place, what is new comes behind it. Groups take turns in losing a neuron, and those
+    that lost most get theirs back first: as many as before are kept in each.
     """
+
+    def groups(neurons):
+        return groups_of(neurons, q.width, q.groups)
+
     full = replace(ridged(q, ridge), precision=torch.finfo(q.gram.dtype).eps)  # the ridge keeps every direction
     error, size = refit_error(full, kept), max(1, int(FIRST_SHARE * len(kept)))
     while size and 0 < len(kept) < q.width:
-        rest = [kept[i] for i in sorted(pick.neuron for pick in backward(_inside(full, kept), 0.0)[: len(kept) - size])]
+        ranked = backward(_inside(full, kept), 0.0, Turns(groups(kept)))
+        rest = [kept[i] for i in sorted(pick.neuron for pick in ranked[: len(kept) - size])]
         outside = sorted(set(range(q.width)) - set(rest))
-        new = rest + [outside[pick.neuron] for pick in forward(_given(full, rest, outside), 0.0, size)]
+        added = forward(_given(full, rest, outside), 0.0, size, Turns(groups(outside), groups(rest)))
+        new = rest + [outside[pick.neuron] for pick in added]
         new_error = refit_error(full, new)
         if error - new_error > LEAST_GAIN * full.total:
             kept, error = new, new_error

@@ -137,6 +137,27 @@ class Squeezed(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class Grouped(nn.Module):
+    """Grouped convs behind each other, with a depthwise one, a stream and squeeze-excite between them.
+
+    `stem` is read in 2 groups, `a` written in 2 and read in 3, `b` written in 3 and read in 4; the stream is written by `c`
+    in 4 and by `f` in 2, the branch `f`; `d` is read, `e` written and read in 2.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.a = conv(3, 8), nn.BatchNorm2d(8), conv(8, 12, groups=2)
+        self.b, self.deep, self.c = conv(12, 24, 1, groups=3, bias=False), conv(24, 24, groups=24), conv(24, 8, groups=4, stride=2)
+        self.after, self.d, self.e, self.se = nn.BatchNorm2d(8), conv(8, 6), conv(6, 6, groups=2), SqueezeExcite(6)
+        self.f, self.fc = conv(6, 8, 1, groups=2), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.a(functional.relu(self.norm(self.stem(x)))))
+        x = self.after(self.c(functional.relu6(self.deep(functional.silu(self.b(x))))))
+        y = self.se(torch.relu(self.e(torch.relu(self.d(x)))))
+        return self.fc(torch.relu(x + self.f(y)).mean((2, 3)))
+
+
 class Branched(nn.Module):
     """A stem that two layers read, the second through a pool and behind a unit of the other branch; logits of three readers."""
 

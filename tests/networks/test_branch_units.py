@@ -25,13 +25,14 @@ from pipeline.networks.shrink import Choice, apply_choices
 from pipeline.networks.small import mobilenetv2_28, resnet_28
 from pipeline.networks.units import find_units
 from pipeline.stages.store import Store
-from tests.networks.samples import Residual, shaken
+from tests.networks.samples import Grouped, Residual, shaken
 from tests.networks.test_stream_units import halves
 
 FAMILIES = {
     "MobileNetV2": (mobilenetv2_28, 1, 28),
     "ResNet": (resnet_28, 1, 28),
     "functions": (Residual, 3, 16),
+    "grouped": (Grouped, 3, 16),
     "bottlenecks": (lambda: timm.create_model("resnet26", num_classes=4), 3, 32),
     "ViT": (lambda: timm.create_model("vit_tiny_patch16_224", num_classes=4, img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3), 3, 32),
 }

@@ -20,6 +20,7 @@ from pipeline.networks.shrink import Choice, apply_choice, reader_columns
 from pipeline.networks.small import mobilenetv2_28, tiny
 from pipeline.networks.units import find_units
 from pipeline.networks.zoo import Blueprint
+from pipeline.selection.quota import in_turns
 from tests.conftest import ROOT
 from tests.networks import samples
 from tests.networks.samples import Traced, conv, images, middle, shaken
@@ -37,15 +38,18 @@ FAMILIES = {
     "squeezed": (samples.Squeezed, (3, 16)),
     "branched": (samples.Branched, (3, 16)),
     "mobilenetv3_small_050 at 64": (lambda: timm.create_model("mobilenetv3_small_050", num_classes=7), (3, 64)),
+    "grouped": (samples.Grouped, (3, 16)),
+    "regnety_002 at 64": (lambda: timm.create_model("regnety_002", num_classes=7), (3, 64)),
 }
 
 
 def random_choices(network, units, seed=0) -> dict[str, Choice]:
-    """A random kept set in random order for every unit; in turn as it is, with coefficients, with other weights and an intercept."""
+    """A random kept set in random order for every unit, within its quota; in turn as it is, with coefficients, with other
+    weights and an intercept."""
     generator, choices = torch.Generator().manual_seed(seed), {}
     for number, unit in enumerate(units.units.values()):
-        count = int(torch.randint(1, unit.width + 1, (), generator=generator))
-        kept = tuple(torch.randperm(unit.width, generator=generator)[:count].tolist())
+        count = unit.groups * int(torch.randint(1, unit.width // unit.groups + 1, (), generator=generator))
+        kept = tuple(in_turns(torch.randperm(unit.width, generator=generator).tolist(), unit.width, unit.groups)[:count])
         coefficients, weights, added = None, [None], ()
         if (number + seed) % 3 == 1:
             coefficients = torch.rand(count, generator=generator, dtype=torch.float64) * 3
@@ -165,10 +169,14 @@ def drawn_network(random) -> nn.Module:
 
     layers, width = [], 3
     for _ in range(draw(4, 5, 6, 7, 8, 9)):
-        kind = draw("conv", "conv", "conv", "act", "act", "act", "norm", "depthwise", "pool", "block", "odd")
+        kind = draw("conv", "conv", "conv", "grouped", "act", "act", "act", "norm", "depthwise", "pool", "block", "odd")
         if kind == "conv":
             wider = draw(4, 6, 8)
             layers.append(nn.Conv2d(width, wider, (k := draw(1, 3)), padding=draw(0, k // 2), bias=draw(True, False)))
+            width = wider
+        elif kind == "grouped":
+            groups = draw(*(count for count in (1, 2, 3, 4) if width % count == 0))
+            layers.append(conv(width, wider := groups * draw(1, 2, 3), draw(1, 3), groups=groups))
             width = wider
         elif kind == "act":
             layers.append(draw(nn.ReLU(), nn.ReLU(inplace=True), nn.Hardswish(), nn.Sigmoid(), nn.Identity(), nn.Dropout(0.5)))

@@ -54,14 +54,16 @@ SUPPORTED = {
     "ResNet, basic blocks": Row("resnet18", arguments=SMALL),
     "ResNet, bottlenecks": Row("resnet50", arguments=SMALL),
     "SE-ResNet": Row("seresnet18", arguments=SMALL),
+    "ResNeXt": Row("resnext50_32x4d", arguments=SMALL | {"cardinality": 4, "base_width": 32}),
+    "RegNet": Row("regnetx_002"),
+    "RegNet with squeeze-excite": Row("regnety_002"),
     "VGG with batch norm": Row("vgg11_bn", arguments={"mlp_ratio": 0.01}),
     "ConvNeXt": Row("convnext_tiny", arguments=MAPS),
     "ViT": Row("vit_tiny_patch16_224", arguments=TOKENS),
     "DeiT, distilled": Row("deit_tiny_distilled_patch16_224", arguments=TOKENS),
 }
 REFUSED = {
-    "RegNet": Row("regnety_002"),
-    "ResNeXt": Row("resnext50_32x4d"),
+    "ResNeSt": Row("resnest14d"),
     "DenseNet": Row("densenet121"),
     "GhostNet": Row("ghostnet_050"),
     "ConvNeXt V2": Row("convnextv2_atto"),
@@ -69,9 +71,10 @@ REFUSED = {
     "EVA-02": Row("eva02_tiny_patch14_224"),
 }
 ROWS = SUPPORTED | REFUSED
-COLUMNS = ("family", "proved on", "units", "with squeeze-excite", "read by several layers", "random", "reconstruction, re-fitted", "exported")
+COLUMNS = ("family", "proved on", "units", "in groups", "with squeeze-excite", "read by several layers", "random", "reconstruction, re-fitted", "exported")
 HEAD = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
 BEGIN, END = "<!-- table made by tests/networks/test_support.py -->", "<!-- end of table -->"
+HAS = (lambda unit: unit.groups > 1, lambda unit: bool(unit.squeezes), lambda unit: len(unit.consumers) > 1)
 LARGEST = 1300  # columns of a Gram matrix: greedy choices of these tests in seconds
 
 
@@ -91,7 +94,7 @@ def greedy_choices(network, units, side, folder) -> dict:
     """A sixth of each unit by a sequential search with re-fits; units of many columns are left whole."""
     few = without_large(units, LARGEST)
     given = bench(network, samples(12, 3, side, 7, 6, torch.float64), folder, few)
-    widths = {name: max(1, unit.width // 6) for name, unit in few.units.items()}
+    widths = {name: unit.groups * max(1, unit.width // unit.groups // 6) for name, unit in few.units.items()}
     lines = search(given, widths, 12, selector="reconstruction", refit="lsq", mode="sequential", calibration_samples=12)
     commits = [Commit(line["unit"], tuple(line["kept"]), line["artifact"], line["sha256"]) for line in lines if line["kind"] == "unit"]
     return {commit.unit: load_choice(folder, commit) for commit in commits}
@@ -152,12 +155,12 @@ def line_of(name: str, folder) -> str:
         network = built(name)
         units = find_units(network)
     except UnsupportedModule as error:
-        return f"| {name} | `{row.model}` | refused: {error} | | | | | |"
+        return f"| {name} | `{row.model}` | refused: {error} | | | | | | |"
     chosen = {"random": random_choices(network, units), "greedy": greedy_choices(network, units, row.side, folder)}
     found = [proved(name, network, units, choices, folder / kind) for kind, choices in chosen.items()]
     found.append(exported(network, units, chosen["greedy"], images(2, 3, row.side).double(), folder / "model.onnx"))
     every = units.units.values()
-    counts = (len(every), sum(bool(unit.squeezes) for unit in every), sum(len(unit.consumers) > 1 for unit in every))
+    counts = (len(every), *(sum(map(has, every)) for has in HAS))
     return f"| {name} | {place} at {row.side} | {' | '.join(map(str, counts))} | {' | '.join(found)} |"
 
 

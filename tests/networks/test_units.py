@@ -193,8 +193,8 @@ REFUSED = {
     "pixel shuffle": (lambda: Traced(nn.Sequential(nn.PixelShuffle(2), nn.PixelUnshuffle(2))), "between.0", "PixelShuffle acts on unit conv1"),
     "channel shuffle": (lambda: Traced(nn.ChannelShuffle(2)), "between", "ChannelShuffle acts on unit conv1"),
     "prelu": (lambda: Traced(nn.PReLU(8)), "between", "PReLU acts on unit conv1"),
-    "grouped conv": (lambda: Traced(conv(8, 8, groups=2)), "between", "grouped Conv2d acts on unit conv1"),
-    "depth multiplier": (lambda: middle(lambda net, x: net.wide(x)[:, ::2], wide=conv(8, 16, groups=8)), "wide", "grouped Conv2d acts on unit conv1"),
+    "shuffle behind a grouped conv": (lambda: middle(_shuffled, wide=conv(8, 8, groups=2)), "channel_shuffle", "acts on unit wide"),
+    "grouped conv, padding in words": (lambda: Traced(nn.Conv2d(8, 8, 3, padding="same", groups=2)), "between", "column by column"),
     "transposed conv": (lambda: Traced(nn.ConvTranspose2d(8, 8, 3, padding=1)), "between", "ConvTranspose2d acts on unit conv1"),
     "bilinear of two": (lambda: middle(lambda net, x: net.mix(x, x.flatten(1)), mix=nn.CosineSimilarity()), "mix", "acts on unit conv1"),
     "reading the width": (lambda: middle(lambda net, x: x * x.shape[1] ** -0.5), "getattr", "a reading of its shape acts on unit conv1"),
@@ -216,7 +216,7 @@ REFUSED = {
     "a size carried across": (lambda: Stripped(_carried, stem=conv(3, 8), mid=conv(8, 8), out=conv(8, 8)), "getitem", "unit mid, used after it"),
     "parts carried across": (lambda: Stripped(_chunked, stem=conv(2, 8), mid=conv(8, 2)), "chunk", "unit stem, used after it"),
     "concatenating pool": (lambda: _pooled_by("catavgmax"), "pool", "SelectAdaptivePool2d"),
-    "regnet's grouped conv": (lambda: timm.create_model("regnety_002"), "s1.b1.conv2.conv", "grouped Conv2d"),
+    "resnest's split attention": (lambda: timm.create_model("resnest14d"), "layer1.0.conv2", "a reading of its shape acts on unit layer1.0.conv2"),
     "densenet's concatenation": (lambda: timm.create_model("densenet121"), "features.denseblock1.denselayer1", "cat"),
 }
 
@@ -258,6 +258,10 @@ def _along(net, x):
 def _by_width(net, x):
     hidden = torch.relu(net.conv1(x))
     return net.conv2(hidden) * hidden.size(1)
+
+
+def _shuffled(net, x):
+    return torch.relu(functional.channel_shuffle(net.wide(x), 2))
 
 
 def _positions(net, x):
