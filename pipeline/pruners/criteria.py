@@ -1,6 +1,7 @@
 """Torch-Pruning's own criteria, asked through that library what each neuron of our units is worth."""
 
 import copy
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -50,8 +51,20 @@ def _criteria(library) -> dict:
 def _score(library, graph, network, criterion, unit: Unit, selector: str) -> torch.Tensor:
     producer = network.get_submodule(unit.producers[-1])
     cut = library.prune_linear_out_channels if isinstance(producer, nn.Linear) else library.prune_conv_out_channels
-    found = criterion(graph.get_pruning_group(producer, cut, idxs=list(range(unit.width))))
-    if found is None or not torch.isfinite(found).all():
-        what = "no score" if found is None else "scores that are not finite"
+    group = graph.get_pruning_group(producer, cut, idxs=list(range(unit.width)))
+    with refused(f"unit {unit.name}: prune.selector {selector!r}"):
+        found = criterion(group)
+    what = "no score" if found is None else "scores that are not finite" if not torch.isfinite(found).all() else None
+    what = f"{len(found)} scores for {unit.width} neurons" if what is None and found.shape != (unit.width,) else what
+    if what:
         raise BadInput(f"unit {unit.name}: prune.selector {selector!r} gives it {what}; choose another selector")
     return found.detach().double().cpu()
+
+
+@contextmanager
+def refused(place: str):
+    """A fault inside the library's own criterion (its FPGM fails on grouped convs) told as BadInput naming the place."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise BadInput(f"{place} fails inside Torch-Pruning ({str(error).partition(chr(10))[0]}); choose another selector") from error

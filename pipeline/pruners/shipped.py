@@ -7,9 +7,10 @@ from torch import nn
 
 from pipeline.config.errors import BadInput
 from pipeline.networks.units import Units
-from pipeline.pruners.criteria import criterion_of
+from pipeline.pruners.criteria import criterion_of, refused
 from pipeline.selection.allocation import Sharing
 from pipeline.selection.budgets import TOLERANCE, Allocation, measure, reachable_target
+from pipeline.selection.quota import keeps_quota
 
 STEPS = 14  # halvings of the library's ratio: finer than one neuron of 8,192
 
@@ -41,14 +42,20 @@ def kept_at(selector: str, network: nn.Module, units: Units, images, gradients, 
     pruner = library.pruner.BasePruner(network, images, criterion, pruning_ratio=ratio, ignored_layers=outputs)
     paths = {module: path for path, module in network.named_modules()}
     removed: dict[str, set[int]] = {}
-    for group in pruner.step(interactive=True):
-        for dependency, neurons in group:
-            layer = dependency.target.module
-            if isinstance(layer, (nn.Conv2d, nn.Linear)) and pruner.DG.is_out_channel_pruning_fn(dependency.handler):
-                removed.setdefault(paths[layer], set()).update(neurons)
-        group.prune()
+    with refused(f"prune.as_shipped: prune.selector {selector!r}"):
+        for group in pruner.step(interactive=True):
+            for dependency, neurons in group:
+                layer = dependency.target.module
+                if isinstance(layer, (nn.Conv2d, nn.Linear)) and pruner.DG.is_out_channel_pruning_fn(dependency.handler):
+                    removed.setdefault(paths[layer], set()).update(neurons)
+            group.prune()
     refuse_foreign(removed, units)
-    return {name: [n for n in range(unit.width) if n not in removed.get(unit.producers[0], ())] for name, unit in units.units.items()}
+    kept = {name: [n for n in range(unit.width) if n not in removed.get(unit.producers[0], ())] for name, unit in units.units.items()}
+    for name, unit in units.units.items():
+        if not keeps_quota(kept[name], unit.width, unit.groups):
+            what = f"Torch-Pruning keeps not as many neurons in each of the {unit.groups} groups of unit {name}"
+            raise BadInput(f"prune.as_shipped: {what}; leave as_shipped out to compare its criterion")
+    return kept
 
 
 def refuse_foreign(removed, units: Units) -> None:

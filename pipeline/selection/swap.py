@@ -8,7 +8,7 @@ from pipeline.selection.elimination import backward, forward
 from pipeline.selection.quadratic import Quadratic, refit, refit_error, ridged
 from pipeline.selection.quota import Turns, groups_of
 
-FIRST_SHARE = 0.1  # of the set, dropped and added at first
+FIRST_SHARE = 0.1  # of the set, dropped and added at first; at least one of every group
 LEAST_GAIN = 1e-9  # of T': what counts as a fall of the error
 
 
@@ -23,7 +23,7 @@ def swap(q: Quadratic, ridge: float, kept: list[int]) -> list[int]:
         return groups_of(neurons, q.width, q.groups)
 
     full = replace(ridged(q, ridge), precision=torch.finfo(q.gram.dtype).eps)  # the ridge keeps every direction
-    error, size = refit_error(full, kept), max(1, int(FIRST_SHARE * len(kept)))
+    error, size = refit_error(full, kept), max(q.groups, int(FIRST_SHARE * len(kept)))
     while size and 0 < len(kept) < q.width:
         ranked = backward(_inside(full, kept), 0.0, Turns(groups(kept)))
         rest = [kept[i] for i in sorted(pick.neuron for pick in ranked[: len(kept) - size])]

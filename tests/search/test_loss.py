@@ -4,6 +4,7 @@ The loop imports nothing from pipeline.selection or pipeline.search; its gates a
 """
 
 import copy
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch.nn import functional
 from pipeline.config.digests import draw
 from pipeline.config.errors import Failed
 from pipeline.networks.small import tiny
-from tests.networks.samples import Branched, Residual, Squeezed, Vgg, shaken
+from tests.networks.samples import Branched, Grouped, Residual, Squeezed, Vgg, shaken
 from tests.search.benches import Awkward, Pointwise, Samples, bench, in_place, samples, search
 
 NOISE = 1e-9  # both sides compute in float64
@@ -52,12 +53,15 @@ def taken(stream: Samples, position: int):
 
 
 def plain_search(network, units, widths, stream, limit=None, drawn=None) -> list[dict]:
-    """Pick lines of the paper's greedy search; `units`: (name, consumer, width); `drawn`: (candidates per step, seed)."""
-    gated, lines, batches = Gated(network, {name: consumer for name, consumer, _ in units}), [], 0
-    for name, _, width in units:
+    """Pick lines of the paper's greedy search; `units`: (name, consumer, width, groups if any); `drawn`: (candidates per step, seed)."""
+    gated, lines, batches = Gated(network, {name: consumer for name, consumer, *_ in units}), [], 0
+    for name, _, width, *groups in units:
+        each = width // (groups or [1])[0]
         picks: list[int] = []
         while len(set(picks)) < widths[name]:
             pool = [n for n in range(width) if len(picks) < (limit or 4 * widths[name]) or n not in picks]
+            full = Counter(n // each for n in set(picks))
+            pool = [n for n in pool if n in picks or full[n // each] < widths[name] * each // width]
             if drawn:
                 pool = sorted(int(n) for n in draw("candidates", drawn[1], name, len(picks)).permutation(pool)[: drawn[0]])
             losses = {}
@@ -92,6 +96,7 @@ POINTWISE = [("a", "b", 6), ("b", "c", 5), ("c", "d", 7), ("d", "e", 8)]
 AWKWARD = [("a", "b", 8), ("c", "d", 6), ("d", "e", 4), ("e", "f", 9), ("fc1", "fc2", 7)]
 SQUEEZED = [("stem", "se.reduce project", 8), ("a", "reduce b", 10)]
 BRANCHED = [("stem", "a shortcut", 8), ("a", "b", 6), ("head", "one two three", 7)]
+GROUPED = [("stem", "a", 8, 2), ("a", "b", 12, 6), ("b", "c", 24, 12), ("d", "e", 6, 2), ("e", "se.reduce f", 6, 2)]
 IN_PLACE = [("body.first", "body.second", 10), ("body.expand", "body.project", 14)]
 EXAMPLES = {
     "tiny": (lambda: tiny(num_classes=5), TINY, (6, 5, 7), samples(64, 1, 28, 5, 8, torch.float64)),
@@ -101,6 +106,7 @@ EXAMPLES = {
     "in place": (in_place, IN_PLACE, (4, 5), samples(30, 3, 16, 4, 8, torch.float64)),
     "squeezed": (Squeezed, SQUEEZED, (3, 4), samples(30, 3, 16, 4, 8, torch.float64)),
     "branched": (Branched, BRANCHED, (3, 3, 4), samples(30, 3, 16, 4, 8, torch.float64)),
+    "grouped": (Grouped, GROUPED, (4, 6, 12, 2, 4), samples(30, 3, 16, 4, 8, torch.float64)),
     "awkward": (Awkward, AWKWARD, (3, 3, 2, 3, 3), samples(30, 2, 12, 3, 8, torch.float64)),
 }
 
