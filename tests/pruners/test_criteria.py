@@ -15,7 +15,8 @@ from pipeline.networks.small import tiny
 from pipeline.networks.units import find_units
 from pipeline.pruners.criteria import criterion_scores
 from pipeline.search.question import add
-from tests.networks.samples import Residual, Vgg, shaken
+from pipeline.selection.quota import in_turns
+from tests.networks.samples import Grouped, Residual, Vgg, shaken
 from tests.search.benches import bench, coordinator, samples
 
 
@@ -111,6 +112,23 @@ def test_a_criterion_that_finds_nothing_to_look_at_in_a_unit_is_refused_naming_b
     network = Vgg().eval()
     with pytest.raises(BadInput, match=r"unit \S+: prune.selector 'tp.bn' gives it no score; choose another selector"):
         criterion_scores("tp.bn", network, find_units(network), torch.zeros(1, 3, 16, 16), None)
+
+
+def test_scores_of_grouped_units_are_ranked_inside_each_group():
+    network, images = shaken(Grouped()), torch.linspace(-1, 1, 4 * 3 * 16 * 16).view(4, 3, 16, 16)
+    found = prune(network, [(images, torch.arange(4))], {"prunable_macs": 0.5}, selector="tp.taylor", refit="none", allocation="uniform")
+    units, gradients = find_units(network), {}
+    functional.cross_entropy(network(images), torch.arange(4)).backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+    expected = criterion_scores("tp.taylor", network, units, images[:1], gradients)
+    for name, (width, kept) in found.units.items():
+        falling = sorted(range(width), key=lambda i: (-float(expected[name][i]), i))
+        assert set(kept) == set(in_turns(falling, width, units.units[name].groups)[: len(kept)])
+
+
+def test_a_criterion_that_fails_on_grouped_convs_is_refused_naming_the_unit():
+    with pytest.raises(BadInput, match=r"unit stem: prune.selector 'tp.fpgm' fails inside Torch-Pruning \(.*\); choose another selector"):
+        criterion_scores("tp.fpgm", Grouped().eval(), find_units(Grouped().eval()), torch.zeros(1, 3, 16, 16), None)
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "marginal", "global"])

@@ -23,7 +23,13 @@ from tests.networks.samples import shaken
 IMAGES = torch.linspace(-1, 1, 28 * 28).view(1, 1, 28, 28)
 
 
-@pytest.fixture(params=[mobilenetv2_28, resnet_28], scope="module")
+def resnext_28(num_classes: int) -> nn.Module:
+    """A small ResNeXt: what Torch-Pruning cuts of a grouped conv, it cuts within its groups."""
+    small = {"layers": (1, 2, 1, 1), "channels": (8, 8, 12, 16), "cardinality": 4, "base_width": 32}
+    return timm.create_model("resnext50_32x4d", num_classes=num_classes, in_chans=1, **small)
+
+
+@pytest.fixture(params=[mobilenetv2_28, resnet_28, resnext_28], scope="module")
 def network(request):
     return shaken(request.param(4)).eval()
 
