@@ -124,7 +124,7 @@ def find_units(network: nn.Module, kinds=("hidden",)) -> Units:
                 if kind == "hidden":
                     raise
                 reason = str(error)
-        left[f"{group.name}, its stream" if group.name in units else group.name] = reason
+        left[f"{group.name}, its stream" if group.name in (*units, *left) else group.name] = reason
     if not units:
         found = "; ".join(f"{name}: {reason}" for name, reason in list(left.items())[-3:]) or "no layers"
         raise UnsupportedModule(f"{type(network).__name__}: has no {' or '.join(kinds)} unit; what was found last: {found}")
