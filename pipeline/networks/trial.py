@@ -86,7 +86,7 @@ def _advice(network: nn.Module, images: torch.Tensor) -> str:
 def refuse_unfaithful(network: nn.Module, units: Units, images: torch.Tensor) -> None:
     """Raise UnsupportedModule where a second pass or the steps that were followed differ from the network, or a cut from its gates.
 
-    `images`: a few, as the network takes them. The cut leaves every second neuron of each unit. Networks without finite outputs
+    `images`: a few, as the network takes them. The cut leaves every second neuron of each unit's groups. Networks without finite outputs
     are left to who measures.
     """
     name = type(network).__name__
@@ -122,7 +122,8 @@ def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _half(unit: Unit) -> tuple[int, ...]:
-    return tuple(range(0, unit.width, 2))
+    size = unit.width // unit.groups
+    return tuple(neuron for neuron in range(unit.width) if neuron % size % 2 == 0)
 
 
 def _folds(network, units, choices, images) -> bool:
