@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     scaling.add_argument("--json", metavar="FILE", help="write the rows there too")
     selection = verb("selection", _bench_selection, "searches beside the forward passes that they need", bench)
     selection.add_argument("--json", metavar="FILE", help="write the rows there too")
-    selection.add_argument("--images", metavar="N", type=int, default=1024, help="images of a Gram pass; default: 1024")
+    selection.add_argument("--images", metavar="N", type=int, help="images of a Gram pass, at most of a walk; default: as fits the network")
     selection.add_argument("--network", metavar="NAME", action="append", help="a timm name, given once or more; default: mobilenetv2_100, resnet50")
     status = verb("status", _status, "where a run or a group stands")
     status.add_argument("path", help=PATH)

@@ -14,9 +14,8 @@ from pipeline.search.actor import Actor, Bench
 from pipeline.search.question import Question
 from pipeline.selection.counts import coefficients
 
-IMAGES = 8  # of a step's batch
 BLOCK = 8  # candidates asked at once
-SMALL = 200  # neurons of the units whose steps are searched in full
+SMALL = 200  # neurons of the widest unit whose steps are searched in full
 
 
 def exhaustive_row(scene) -> Row:
@@ -25,52 +24,54 @@ def exhaustive_row(scene) -> Row:
     Of each unit one block of candidates is timed and stands for all its blocks; the reference is one full forward pass for
     each candidate. Raises Failed unless both give these candidates the same losses and the same pick.
     """
-    bench, ours, reference, evaluations = _step_bench(scene), 0.0, 0.0, 0
+    bench, images, ours, reference, evaluations = _step_bench(scene), scene.size.step, 0.0, 0.0, 0
     actor = Actor(bench)
     for unit in bench.units.units.values():
         block = tuple(range(min(BLOCK, unit.width)))
-        first, losses = _ask(actor, unit, block)
-        again, _ = _ask(actor, unit, block)
+        first, losses = _ask(actor, unit, images, block)
+        again, _ = _ask(actor, unit, images, block)
         blocks = unit.width / len(block)
         ours += max(first - again, 0.0) + blocks * again
         seconds, expected = _full_passes(bench, unit, block)
         reference += blocks * seconds
         evaluations += unit.width
         _compare(unit, losses, expected)
-    detail = scene.detail(images=IMAGES, block=BLOCK, evaluations=evaluations, units=len(bench.units.units))
+    detail = scene.detail(images, positions=None, block=BLOCK, evaluations=evaluations, units=len(bench.units.units))
     return Row(f"loss.exhaustive/{scene.name}", ours, reference, "a full forward of the network per candidate, same picks", "s", detail)
 
 
 def stochastic_row(scene) -> Row:
-    """First steps of the units of at most 200 neurons: 50 candidates beside all of them, and the loss that each reaches."""
-    bench = _step_bench(scene)
+    """First steps of one unit of each width up to 200: 50 candidates beside all of them, and the loss that each reaches."""
+    bench, images = _step_bench(scene), scene.size.step
+    narrow = {unit.width: unit for unit in bench.units.units.values() if unit.width <= SMALL}
     actor, ours, reference, reached, count = Actor(bench), 0.0, 0.0, {"all": 0.0, "fifty": 0.0}, 0
-    for unit in (unit for unit in bench.units.units.values() if unit.width <= SMALL):
+    for unit in narrow.values():
         every = list(range(unit.width))
         some = sorted(torch.randperm(unit.width, generator=torch.Generator().manual_seed(0))[:50].tolist())
         for name, candidates in (("all", every), ("fifty", some)):
             actor.prefix = None
             began, best = time.perf_counter(), float("inf")
             for start in range(0, len(candidates), BLOCK):
-                best = min(best, float(_ask(actor, unit, tuple(candidates[start : start + BLOCK]))[1].min()))
+                best = min(best, float(_ask(actor, unit, images, tuple(candidates[start : start + BLOCK]))[1].min()))
             seconds = time.perf_counter() - began
             reached[name] += best
             ours, reference = (ours + seconds, reference) if name == "fifty" else (ours, reference + seconds)
         count += 1
-    detail = scene.detail(images=IMAGES, units=count, loss_all=reached["all"] / count, loss_fifty=reached["fifty"] / count)
+    detail = scene.detail(images, positions=None, units=count, loss_all=reached["all"] / count, loss_fifty=reached["fifty"] / count)
     return Row(f"loss.stochastic/{scene.name}", ours, reference, "loss.exhaustive on the same steps", "s", detail)
 
 
 def _step_bench(scene) -> Bench:
     """The scene's bench with a step's batch as its only block."""
-    scoring = scene.bench.scoring.model_copy(update={"batch": IMAGES, "block_samples": IMAGES, "positions": None})
-    stream = type(scene.bench.stream)(scene.bench.stream.images, scene.bench.stream.labels, IMAGES)
+    images = scene.size.step
+    scoring = scene.bench.scoring.model_copy(update={"batch": images, "block_samples": images, "positions": None})
+    stream = type(scene.bench.stream)(scene.bench.stream.images, scene.bench.stream.labels, images)
     return Bench(**vars(scene.bench) | {"scoring": scoring, "stream": stream})
 
 
-def _ask(actor: Actor, unit, block) -> tuple[float, torch.Tensor]:
+def _ask(actor: Actor, unit, images: int, block) -> tuple[float, torch.Tensor]:
     began = time.perf_counter()
-    answer = actor.answer(Question("loss", (), unit.name, 0, (0, IMAGES), block))
+    answer = actor.answer(Question("loss", (), unit.name, 0, (0, images), block))
     return time.perf_counter() - began, torch.from_numpy(answer.sums["loss"]) / answer.count
 
 
@@ -78,7 +79,7 @@ def _ask(actor: Actor, unit, block) -> tuple[float, torch.Tensor]:
 def _full_passes(bench: Bench, unit, block) -> tuple[float, torch.Tensor]:
     """(seconds of a full forward pass for each candidate, their losses); the gates are set outside the clock."""
     network = copy.deepcopy(bench.network).to(memory_format=torch.channels_last)
-    (batch,) = bench.stream.block(0, IMAGES)
+    (batch,) = bench.stream.block(0, bench.scoring.batch)
     images = batch.images.to(bench.device, memory_format=torch.channels_last)
     losses, seconds = [], 0.0
     network(images)

@@ -42,7 +42,7 @@ def run_bisection(context: Context, data: Done, dense: Dense, baseline: Done) ->
     top1 = baseline.facts["validation_top1"]
     if top1 is None:
         raise BadInput("budget.top1_drop: the data leaves no validation images to measure a drop on; give another kind of budget")
-    stage = Stage("bisection", 1, settings, {"data": data.facts["train"], "dense": dense.digest})
+    stage = Stage("bisection", 2, settings, {"data": data.facts["train"], "dense": dense.digest})
 
     def work(folder, guard):
         tried: dict[int, Tried] = {}

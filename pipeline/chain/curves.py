@@ -32,7 +32,7 @@ def run_curves(context: Context, data: Done, dense: Dense, scores: Done | None, 
     scores = scores if curves_pruner(config.prune).selector == config.prune.selector else None
     inputs = {"data": data.facts["train"], "dense": dense.digest}
     inputs |= {done.stage.name: done.digest(*done.artifacts) for done in (scores, statistics) if done}
-    stage = Stage("curves", 1, settings, inputs)
+    stage = Stage("curves", 2, settings, inputs)
 
     def work(folder, guard, watch):
         prune = curves_pruner(config.prune)

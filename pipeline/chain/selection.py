@@ -39,7 +39,7 @@ def run_search(context: Context, data: Done, dense: Dense, scores: Done | None, 
     statistics = statistics if config.prune.mode == "independent" else None
     read = [done for done in (scores, statistics, curves, finished_latencies(context)) if done]
     inputs = {"data": data.facts["train"], "dense": dense.digest} | {done.stage.name: done.digest(*done.artifacts) for done in read}
-    stage = Stage("search", 3, search_settings(config), inputs)
+    stage = Stage("search", 4, search_settings(config), inputs)
     for warning in warnings_of(config.prune):
         context.observe({"event": "notice", "message": warning})
 

@@ -29,7 +29,7 @@ def run_statistics(context: Context, data: Done, dense: Dense) -> Done | None:
     if settings is None:
         return None
     units, _ = units_and_cost(context, dense)
-    stage = Stage("statistics", 3, settings, {"data": data.facts["train"], "dense": dense.digest})
+    stage = Stage("statistics", 4, settings, {"data": data.facts["train"], "dense": dense.digest})
 
     def work(folder, guard, watch):
         prune = curves_pruner(context.config.prune)

@@ -30,14 +30,15 @@ def _taken(rows: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
 
 def _patches(consumer: nn.Conv2d, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """What a k x k conv reads at some output positions (images, n), without unfolding the others: (images n, N k^2)."""
-    tall, wide = _padding(consumer)
-    padded = functional.pad(values, (wide, wide, tall, tall)).permute(0, 2, 3, 1)
+    (tall, wide), (height, length) = _padding(consumer), values.shape[2:]
     width = output_shape(consumer, values)[2]
-    rows, columns = (torch.arange(size) * step for size, step in zip(consumer.kernel_size, consumer.dilation))
-    taps = (rows[:, None] * padded.shape[2] + columns).flatten().to(positions.device)
-    corner = (positions // width) * consumer.stride[0] * padded.shape[2] + (positions % width) * consumer.stride[1]
-    at = (corner[:, :, None] + taps).flatten(1)
-    return _taken(padded.flatten(1, 2), at).view(-1, len(taps), padded.shape[-1]).transpose(1, 2).flatten(1)
+    down, across = (torch.arange(size, device=values.device) * step for size, step in zip(consumer.kernel_size, consumer.dilation))
+    rows = ((positions // width) * consumer.stride[0] - tall)[..., None, None] + down[:, None]
+    columns = ((positions % width) * consumer.stride[1] - wide)[..., None, None] + across
+    outside = (rows < 0) | (rows >= height) | (columns < 0) | (columns >= length)
+    at = (rows.clamp(0, height - 1) * length + columns.clamp(0, length - 1)).flatten(1)
+    read = _taken(values.permute(0, 2, 3, 1).flatten(1, 2), at).masked_fill_(outside.view(-1, 1), 0.0)
+    return read.view(-1, len(down) * len(across), read.shape[-1]).transpose(1, 2).flatten(1)
 
 
 def output_shape(consumer: nn.Module, values: torch.Tensor) -> tuple[int, ...]:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pipeline.networks.grouped import products
 from pipeline.networks.shrink import Choice, apply_choice, neuron_columns, reader_columns
 from pipeline.search.artifacts import load_choice
 from pipeline.search.columns import as_output, input_columns, output_shape
 from pipeline.search.positions import drawn_positions
+from pipeline.search.products import Products
 from pipeline.search.question import Answer
 from pipeline.search.walk import sliced
 from pipeline.selection.counts import coefficients, trial
@@ -26,16 +26,16 @@ def gram_dense(actor, question) -> Answer:
     """
     units, graph, network = actor.bench.units, actor.bench.units.graph, actor.dense
     reads = sorted(((reader.cut, unit, i) for unit in units.units.values() for i, reader in enumerate(unit.consumers)), key=lambda read: read[0])
-    sums, count = {}, 0
+    products, count = {numbered(unit.name, i): Products(unit.consumers[i].groups) for _, unit, i in reads}, 0
     for batch in actor.bench.stream.block(*question.samples):
         values, at = graph.begin(batch.images.to(actor.bench.device))
         for cut, unit, i in reads:
             values, at = graph.run(network, values, at, cut), cut
-            rows = _rows(actor, unit, i, _entering(graph, values, cut), question.samples[0] + count)
-            _accumulate(sums, numbered(unit.name, i), products(rows, rows, unit.consumers[i].groups))
-            _accumulate(sums, f"{numbered(unit.name, i)}{SUMS}", _sums_and_count(rows))
+            products[numbered(unit.name, i)].add(_rows(actor, unit, i, _entering(graph, values, cut), question.samples[0] + count))
         count += len(batch.labels)
-    return Answer(_moved(sums), count)
+    found = {name: product.close() for name, product in products.items()}
+    grams = {name: sums["gram"] for name, sums in found.items()}
+    return Answer(_moved(grams | {f"{name}{SUMS}": sums["sums"] for name, sums in found.items()}), count)
 
 
 def gram(actor, question) -> Answer:
@@ -47,22 +47,15 @@ def gram(actor, question) -> Answer:
     """
     unit, graph = actor.unit(question.unit), actor.bench.units.graph
     network = actor.drifted_to(question.unit, question.picks)
-    weights = [reader_columns(actor.dense, reader) for reader in unit.consumers]
-    sums, count = {}, 0
+    products, count = [Products(reader.groups, reader_columns(actor.dense, reader)) for reader in unit.consumers], 0
     for dense, drifted in actor.walk.at(question.unit, question.samples):
         place = question.samples[0] + count
         drifted = sliced(graph, drifted, unit, question.picks) if question.picks else drifted
-        pairs = zip(entering(graph, actor.dense, unit, dense), entering(graph, network, unit, drifted), weights)
-        for i, (wanted, read, weight) in enumerate(pairs):
-            target = _rows(actor, unit, i, wanted, place) @ weight.T
-            rows = _rows(actor, unit, i, read, place)
-            _accumulate(sums, numbered("gram", i), products(rows, rows, unit.consumers[i].groups))
-            _accumulate(sums, numbered("cross", i), products(target, rows, unit.consumers[i].groups))
-            _accumulate(sums, numbered("total", i), (target.double() ** 2).sum())
-            _accumulate(sums, numbered("sums", i), _sums_and_count(rows))
-            _accumulate(sums, numbered("output_sums", i), target.double().sum(0))
+        pairs = zip(entering(graph, actor.dense, unit, dense), entering(graph, network, unit, drifted))
+        for i, (wanted, read) in enumerate(pairs):
+            products[i].add(_rows(actor, unit, i, read, place), _rows(actor, unit, i, wanted, place))
         count += len(read)
-    return Answer(_moved(sums), count)
+    return Answer(_moved({numbered(name, i): value for i, product in enumerate(products) for name, value in product.close().items()}), count)
 
 
 def numbered(name: str, i: int) -> str:
@@ -234,11 +227,6 @@ def _accumulate(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -
         sums[name] += value
     else:
         sums[name] = value.double()
-
-
-def _sums_and_count(rows: torch.Tensor) -> torch.Tensor:
-    """Sums of the columns (NK,), then how many rows: (NK + 1,), float64."""
-    return torch.cat([rows.sum(0, dtype=torch.float64), torch.tensor([len(rows)], dtype=torch.float64, device=rows.device)])
 
 
 def _moved(sums: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -50,6 +50,16 @@ def follow_and_compare(problem: Problem, ridge: float) -> int:
 
 
 @pytest.mark.parametrize("ridge", RIDGES)
+@pytest.mark.parametrize("columns, width", [(1, 12), (4, 5)])
+def test_a_consumer_with_more_outputs_than_columns_is_no_different(columns, width, ridge):
+    clear = 0
+    for seed in range(4):
+        problem = oracles.random_problem(np.random.default_rng(seed), width, columns, outputs=50, rows=90, sequential=True)
+        clear += follow_and_compare(problem, ridge)
+    assert clear >= 3 * (width - 2)
+
+
+@pytest.mark.parametrize("ridge", RIDGES)
 @pytest.mark.parametrize("sequential", [False, True], ids=["dense", "sequential"])
 @pytest.mark.parametrize("columns, width", [(1, 12), (9, 6)], ids=["1x1", "3x3"])
 def test_picks_and_errors_are_those_of_least_squares_solved_from_scratch(columns, width, sequential, ridge):
