@@ -38,6 +38,7 @@ from pipeline.networks.zoo import Blueprint
 from pipeline.pruners.criteria import criterion_scores
 from pipeline.pruners.curves import measure_curves, score_curves
 from pipeline.pruners.pruner import Job, Measured, dense_quadratics, prune_units
+from pipeline.pruners.second_pass import Samples, refit_layers
 from pipeline.pruners.shipped import ship
 from pipeline.search.actor import Bench
 from pipeline.search.artifacts import load_choice
@@ -99,6 +100,11 @@ def prune(model: nn.Module, loader, budget=None, *, seed: int = 0, **settings) -
         raise Failed(f"prune: gated and shrunk network differ by {difference:.1e} (relative, float64); the module does more than its units show")
     network = copy.deepcopy(dense)
     apply_choices(network, units.units, choices)
+    if options.second_pass:
+        samples = Samples(MemoryStream(images, torch.zeros(len(images), dtype=torch.long), Scoring().batch), len(images), seed, _device(dense))
+        with _switches_kept():
+            kept_alone = {name: choice.kept for name, choice in choices.items()}
+            refit_layers(dense, network, units, kept_alone, samples, options.ridge, Scoring(threads=torch.get_num_threads()), lambda event: None)
     plan = Blueprint("own", f"{type(model).__module__}.{type(model).__qualname__}", {})
     kept = {name: (units.units[name].width, choice.kept) for name, choice in choices.items()}
     macs = table.cost({name: len(choice.kept) for name, choice in choices.items()}).macs

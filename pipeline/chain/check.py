@@ -153,6 +153,7 @@ def _seconds(config: Config, forward: float, target: Target, samples) -> dict[st
         "dense": 3 * config.dense.epochs * samples["train"].total if config.network.weights is None else 0,
         "baseline": samples["test"].total,
         "search": scored + measured,
+        "shrink": 2 * (prune.calibration_samples or 0) if prune.second_pass else 0,
         "bisection": (scored + measured) * 7 if "top1_drop" in config.budget else 0,  # and as many looks at validation
         "train": train * (3 * share + config.train.distill),
         "untrained": 2 * samples["test"].total * share + config.evaluate.recalibration_samples,

@@ -73,7 +73,7 @@ def bisection_settings(config: Config) -> dict | None:
     target = budget_target("top1_drop", config.budget["top1_drop"])
     drop = target if target <= 1 else target / 100
     curves = {"scores": scores_settings(config), "statistics": statistics_settings(config), "curves": curves_settings(config)}
-    return {"top1_drop": drop, "search": search_settings(config) | {"budget": None}, "threads": config.evaluate.threads} | curves
+    return {"top1_drop": drop, "search": search_settings(config) | {"budget": None} | shrink_settings(config), "threads": config.evaluate.threads} | curves
 
 
 def statistics_settings(config: Config) -> dict | None:
@@ -131,11 +131,20 @@ def search_settings(config: Config) -> dict:
         scoring |= {"block_samples": None, "positions": None, "gram_limit": None}
     ((kind, target),) = config.budget.items()
     return {
-        "prune": prune.model_dump(),
+        "prune": prune.model_dump(exclude={"second_pass"}),
         "budget": {"kind": kind, "target": budget_target(kind, target)},
         "scoring": scoring | {"block_candidates": config.scoring.block_candidates if prune.selector == "loss" else None},
         "seed": config.seed if asks or prune.selector == "random" else None,
     }
+
+
+def shrink_settings(config: Config) -> dict:
+    """Empty without a second pass: what was chosen says all."""
+    prune = config.prune
+    if not prune.second_pass:
+        return {}
+    scoring = {name: getattr(config.scoring, name) for name in ("batch", "threads", "positions")}
+    return {"second_pass": {"calibration_samples": prune.calibration_samples, "ridge": prune.ridge}, "scoring": scoring, "seed": config.seed}
 
 
 def train_settings(config: Config) -> dict | None:
@@ -183,4 +192,4 @@ def run_settings(config: Config) -> dict:
         "baseline": baseline_settings(config),
         "untrained": untrained_settings(config),
         "evaluate": evaluate_settings(config),
-    } | ({"latencies": latencies} if (latencies := latencies_settings(config)) else {})
+    } | {name: found for name, found in (("latencies", latencies_settings(config)), ("shrink", shrink_settings(config))) if found}

@@ -12,6 +12,7 @@ from pipeline.chain.normalise import (
     run_settings,
     scores_settings,
     search_settings,
+    shrink_settings,
     statistics_settings,
     train_settings,
     untrained_settings,
@@ -139,8 +140,9 @@ def _stages_of(config: Config, widths: dict[str, int]) -> dict[str, str]:
     base = digest([config.data.model_dump(), config.network.model_dump(), dense_settings(config)])
     latencies = latencies_settings(config)
     search = digest([base, scores_settings(config), statistics_settings(config), curves_settings(config), search_settings(config), latencies])
-    names = {"data": digest(config.data.model_dump()), "dense": base, "baseline": base, "search": search, "shrink": search}
-    names["untrained"] = digest([search, untrained_settings(config)])
+    names = {"data": digest(config.data.model_dump()), "dense": base, "baseline": base, "search": search}
+    names["shrink"] = shrink = digest([search, shrink_settings(config)])
+    names["untrained"] = digest([shrink, untrained_settings(config)])
     if latencies:
         names["latencies"] = digest(latencies)
     if bisection := bisection_settings(config):
@@ -153,7 +155,7 @@ def _stages_of(config: Config, widths: dict[str, int]) -> dict[str, str]:
         names["curves"] = digest([base, curves])
     if train := train_settings(config):
         own = config.arm == "finetune" or "branch" in config.prune.units or not widths
-        names["train"] = digest([search if own else sorted(widths.items()), base, train])
+        names["train"] = digest([shrink if own else sorted(widths.items()), base, train])
     names["evaluate"] = digest(run_settings(config))
     return names
 

@@ -13,7 +13,7 @@ from pipeline.stages.runs import device_name, git_commit, versions
 from pipeline.stages.store import Done
 
 SCHEMA = "goodsubnets/result/1"
-CHOOSING = ("latencies", "scores", "statistics", "curves", "bisection")  # beside the search, what choosing takes
+CHOOSING = ("latencies", "scores", "statistics", "curves", "bisection", "shrink")  # beside the search, what choosing takes
 
 
 def result_row(context: Context, identity: dict, done: dict[str, Done], dense: Dense) -> dict:
@@ -45,6 +45,7 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
         "test_samples": splits.test.manifest.samples,
         "weights_sha256": dense.weights_sha256,
         **{name: getattr(prune, name) for name in ("selector", "refit", "allocation", "curves", "engine", "reference", "mode", "as_shipped")},
+        "second_pass": bool(prune.second_pass),
         "budget_kind": kind,
         "budget_target": budget_target(kind, target),
         "note": _note(config, done),
@@ -66,7 +67,7 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
         "top1_best_val": round(evaluate["best"]["top1"], 4) if arm else None,
         "epoch_best_val": best["epoch"] if arm else None,
         "latency": evaluate["latency"],
-        "select_seconds": search["seconds"] + sum(done[name].facts["seconds"] for name in CHOOSING if name in done),
+        "select_seconds": search["seconds"] + sum(done[name].facts.get("seconds", 0.0) for name in CHOOSING if name in done),
         "train_seconds": arm.facts["seconds"] if arm else 0.0,
         "device": device_name(context.device),
         "versions": versions(),
@@ -79,8 +80,8 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
 
 def selection_cost(done: dict[str, Done], name: str) -> int:
     """Images read or MACs spent on choosing: the search, the criterion's gradients, the curves where the allocation follows them,
-    the other shares that a bisection tried."""
-    return sum(done[stage].facts[name] for stage in ("scores", "curves", "bisection", "search") if stage in done)
+    the other shares that a bisection tried, the second pass."""
+    return sum(done[stage].facts.get(name, 0) for stage in ("scores", "curves", "bisection", "search", "shrink") if stage in done)
 
 
 def _note(config: Config, done: dict[str, Done]) -> str | None:

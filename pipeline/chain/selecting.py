@@ -19,4 +19,4 @@ def selecting(context: Context, data: Done, dense: Dense):
         yield curves
     search = run_search(context, data, dense, scores, statistics, curves)
     yield search
-    yield run_shrink(context, dense, search)
+    yield run_shrink(context, data, dense, search)

@@ -9,14 +9,15 @@ from pipeline.chain.asking import executor_of
 from pipeline.chain.context import Context
 from pipeline.chain.curves import read_curves
 from pipeline.chain.latencies import finished_latencies
-from pipeline.chain.normalise import search_settings
+from pipeline.chain.normalise import search_settings, shrink_settings
 from pipeline.chain.scores import gradients_of, scores_of
-from pipeline.chain.sources import Dense
+from pipeline.chain.sources import Dense, splits_of
 from pipeline.chain.statistics import measured_of
 from pipeline.chain.target import find_target, units_and_cost
 from pipeline.config.digests import draw
 from pipeline.config.errors import Failed
 from pipeline.config.rules import warnings_of
+from pipeline.data.streams import ScoringStream, scoring_order
 from pipeline.journal import SCHEMA, Journal
 from pipeline.journal import read as read_journal
 from pipeline.networks.gates import FOLDING_LIMIT, folding_difference
@@ -24,6 +25,7 @@ from pipeline.networks.saved import ARCH, arch_of, example_images, save_pruned
 from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.networks.shrink import Choice, apply_choices
 from pipeline.pruners.pruner import Job, prune_units
+from pipeline.pruners.second_pass import Samples, refit_layers
 from pipeline.pruners.shipped import ship
 from pipeline.pruners.spending import spent
 from pipeline.search.artifacts import explained_share, load_choice
@@ -76,11 +78,15 @@ def choices_of(search: Done) -> dict[str, Choice]:
     return {commit.unit: load_choice(search.folder, commit) for commit in commits}
 
 
-def run_shrink(context: Context, dense: Dense, search: Done) -> Done:
-    """Stage `shrink`: the physically smaller network; raises Failed if it is not the gated one to 1e-10."""
-    stage = Stage("shrink", 1, {}, {"dense": dense.digest, "search": search.digest(*search.artifacts)})
+def run_shrink(context: Context, data: Done, dense: Dense, search: Done) -> Done:
+    """Stage `shrink`: the physically smaller network, after a second pass where one is asked for.
 
-    def work(folder, guard):
+    Raises Failed if, before that pass, it is not the gated network to 1e-10.
+    """
+    settings, inputs = shrink_settings(context.config), {"dense": dense.digest, "search": search.digest(*search.artifacts)}
+    stage = Stage("shrink", 1, settings, inputs | ({"data": data.facts["train"]} if settings else {}))
+
+    def work(folder, guard, watch):
         units, table = units_and_cost(context, dense)
         choices, shape = choices_of(search), (dense.preprocess.in_chans, dense.preprocess.img_size)
         images = torch.from_numpy(draw("folding images").standard_normal((4, shape[0], shape[1], shape[1])))
@@ -90,9 +96,24 @@ def run_shrink(context: Context, dense: Dense, search: Done) -> Done:
         single = folding_difference(dense.network, units, choices, images, torch.float32)
         shrunk = copy.deepcopy(dense.network)
         apply_choices(shrunk, units.units, choices)
-        save_pruned(folder, shrunk, arch_of(dense.plan, units, choices, context.config.prune.units))
         widths = {name: len(choice.kept) for name, choice in choices.items()}
         sizes = {"dense": vars(table.cost({})), "pruned": vars(table.cost(widths))}
-        return [ARCH, MODEL], {"folding_float64": difference, "folding_float32": single, "cost": sizes}
+        facts = {"folding_float64": difference, "folding_float32": single, "cost": sizes}
+        if settings:
+            shrunk = _second_pass(context, data, dense, shrunk, units, {name: choice.kept for name, choice in choices.items()})
+            images = context.config.prune.calibration_samples
+            facts |= {"images": images, "macs": images * sum(size["macs"] for size in sizes.values()), "seconds": watch.seconds()}
+        save_pruned(folder, shrunk, arch_of(dense.plan, units, choices, context.config.prune.units))
+        return [ARCH, MODEL], facts
 
-    return context.store.run(stage, work, context.observe)
+    return context.store.run(stage, timed(work), context.observe)
+
+
+def _second_pass(context: Context, data: Done, dense: Dense, shrunk, units, kept):
+    """The shrunk network with every layer re-fitted once more, on the images that it was chosen on."""
+    config, split = context.config, splits_of(data).train
+    stream = ScoringStream(split, scoring_order(split, config.seed), dense.preprocess, config.scoring.batch)
+    samples = Samples(stream, config.prune.calibration_samples, config.seed, context.device)
+    networks = [copy.deepcopy(network).to(context.device, memory_format=torch.channels_last) for network in (dense.network, shrunk)]
+    refit_layers(*networks, units, kept, samples, config.prune.ridge, config.scoring, context.observe)
+    return networks[1].to("cpu")

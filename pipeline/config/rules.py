@@ -61,6 +61,8 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
         _refuse_with_branches(prune, refuse)
     if "stream" in prune.units and prune.mode == "sequential" and (selector == "reconstruction" or prune.refit != "none"):
         refuse("prune.mode: 'sequential' does not go with prune.units stream, which is re-fitted in the dense network; set mode independent")
+    if prune.second_pass and prune.refit != "lsq":
+        refuse(f"prune.second_pass: true does not go with prune.refit {prune.refit!r}: it is one more least squares; set refit lsq")
     if "stream" in prune.units and selector == "loss" and prune.refit != "none":
         refuse(f"prune.refit: {prune.refit!r} of prune.selector 'loss' does not go with prune.units stream; set refit none")
     if budget_kind not in BUDGETS:
@@ -87,6 +89,7 @@ def resolve_prune(prune: Prune, place: str, budget_kind: str) -> Prune:
             "ridge": (1e-2 if prune.ridge is None else prune.ridge) if measures else None,
             "candidates": prune.candidates or 50 if selector == "loss" and (prune.engine or engines[0]) == "stochastic" else None,
             "max_picks": prune.max_picks if selector == "loss" else None,
+            "second_pass": prune.second_pass or None,
         }
     )
 

@@ -75,6 +75,7 @@ class Prune(Section):
     as_shipped: bool = False  # tp.<criterion> as that library prunes: its own widths, groups and weights
     round_to: int | None = Field(None, ge=1)  # widths are rounded up to a multiple of it, at most to the whole unit
     ridge: float | None = Field(1e-2, ge=0)  # x mean diagonal of G: the pull of a re-fit toward the old weights
+    second_pass: bool | None = None  # every layer re-fitted once more in the shrunk network, producers too; null = false
     candidates: int | None = Field(50, ge=1)  # of a step of engine stochastic
     max_picks: int | None = Field(None, ge=1)  # null = 4 x the target width
 

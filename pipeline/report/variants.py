@@ -73,7 +73,8 @@ def pruner_name(variant: Variant) -> str:
     selector, refit = (value_of(variant, f"prune.{name}") for name in ("selector", "refit"))
     if value_of(variant, "prune.as_shipped"):
         return f"{selector}, as shipped"
-    return f"{selector} + {refit}" if refit not in (None, "none") else str(selector)
+    name = f"{selector} + {refit}" if refit not in (None, "none") else str(selector)
+    return f"{name}, second pass" if value_of(variant, "prune.second_pass") else name
 
 
 def pruner_detail(variant: Variant) -> str:

@@ -85,7 +85,7 @@ class Walk:
             if position and network is self.drifted:
                 values = sliced(self.graph, values, self.order[position - 1], self.kept[self.order[position - 1].name])
             values = self.graph.run(network, values, start, self.order[position].hold)
-            values = {node: _in_one_layout(value) for node, value in values.items()}
+            values = {node: in_one_layout(value) for node, value in values.items()}
         return values
 
     def _store(self, dense, drifted, samples, number, block):
@@ -107,7 +107,7 @@ class Walk:
         found: dict[str, dict] = {"dense": {}, "drifted": {}}
         for name, tensor in tensors.items():
             role, _, index = name.partition("/")
-            found[role][self.graph.nodes[int(index)]] = _in_one_layout(tensor.to(self.bench.device))
+            found[role][self.graph.nodes[int(index)]] = in_one_layout(tensor.to(self.bench.device))
         return found["dense"], found["drifted"]
 
 
@@ -127,7 +127,7 @@ def _emptied(batches: list):
         yield batches.pop(0)
 
 
-def _in_one_layout(value: torch.Tensor) -> torch.Tensor:
+def in_one_layout(value: torch.Tensor) -> torch.Tensor:
     """Maps with channels last, all else contiguous, aligned as fresh memory is: what was on disk then gives the bytes of what was not."""
     layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
     strides = torch.empty_like(value, memory_format=layout, device="meta").stride()

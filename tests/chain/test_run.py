@@ -196,3 +196,15 @@ def test_journals_are_the_golden_ones_wherever_the_margin_exceeds_float_noise(gi
             assert (found["unit"], found["step"], found["neuron"]) == (expected["unit"], expected["step"], expected["neuron"])
         else:
             assert found == expected
+
+
+def test_a_second_pass_shares_the_search_and_changes_the_network_alone(given):
+    plain, second = (run(given, "arm=none", *more) for more in ((), ("prune.second_pass=true",)))
+    same = {name for name, key in plain.result["stages"].items() if second.result["stages"][name] == key}
+    assert "search" in same and not {"shrink", "untrained"} & same
+    assert (plain.result["second_pass"], second.result["second_pass"]) == (False, True)
+    assert second.result["macs"] == plain.result["macs"] and second.result["select_images"] == plain.result["select_images"] + 64
+    assert second.result["select_macs"] == plain.result["select_macs"] + 64 * (plain.result["macs"] + plain.result["macs_dense"])
+    first, again = (load_pruned(done.folder).state_dict() for done in (plain, second))
+    assert {name: value.shape for name, value in first.items()} == {name: value.shape for name, value in again.items()}
+    assert not torch.equal(first["conv_stem.weight"], again["conv_stem.weight"])

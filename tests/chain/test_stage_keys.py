@@ -29,9 +29,10 @@ PRUNERS = {
     "P": {"selector": "tp.lamp", "refit": "none", "allocation": "global"},
     "Y": {"selector": "l1", "refit": "none", "allocation": "uniform"},
     "D": {"selector": "l1", "refit": "none", "allocation": "uniform"},
+    "S": {"selector": "reconstruction", "refit": "lsq", "allocation": "uniform", "second_pass": True},
 }
 MEASURED = {"Y": {"latency_ms": "50%"}, "D": {"top1_drop": "1%"}}  # budgets that are measured by a stage of their own
-STAGES = ("latencies", "data", "dense", "baseline", "bisection", "scores", "statistics", "curves", "search", "train", "untrained", "evaluate")
+STAGES = ("latencies", "data", "dense", "baseline", "bisection", "scores", "statistics", "curves", "search", "shrink", "train", "untrained", "evaluate")
 OTHER = {  # another value for every setting; one that is refused today (not built) is named below
     "name": "other", "seed": 7, "runs_dir": "elsewhere", "device": "cpu", "arm": "reinit-epochs", "budget": {"macs": "40%"},
     "data.source": "FOLDER", "data.train": "PATH", "data.test": "PATH", "data.train_samples": 500, "data.test_samples": 500, "data.allow_schemes": ["http"],
@@ -41,7 +42,7 @@ OTHER = {  # another value for every setting; one that is refused today (not bui
     "epochs": 3, "samples": 99, "batch": 64, "lr": 0.3, "momentum": 0.5, "weight_decay": 0.1, "warmup": 0.3, "clip": 2.0, "label_smoothing": 0.2,
     "ema": 0.5, "distill": 0.3, "temperature": 3.0, "augment": "none", "threads": 3, "checkpoint_seconds": 1.0, "loaders": 1,
     "prune.selector": "random", "prune.refit": "OTHER", "prune.mode": "OTHER", "prune.engine": "OTHER", "prune.calibration_samples": 77,
-    "prune.ridge": 0.5, "prune.candidates": 9, "prune.max_picks": 33, "prune.round_to": 8, "prune.units": ["stream"], "prune.as_shipped": True, "prune.probe_samples": 66, "train.lr_search": [0.01, 0.2], "train.lr_seed": 5, "prune.curves": "reconstruction",
+    "prune.ridge": 0.5, "prune.candidates": 9, "prune.max_picks": 33, "prune.round_to": 8, "prune.units": ["stream"], "prune.as_shipped": True, "prune.second_pass": True, "prune.probe_samples": 66, "train.lr_search": [0.01, 0.2], "train.lr_seed": 5, "prune.curves": "reconstruction",
     "scoring.batch": 7, "scoring.block_samples": 77, "scoring.block_candidates": 9, "scoring.threads": 3, "scoring.positions": 5,
     "scoring.gram_limit": 999, "scoring.memory_limit": 0.5, "evaluate.latency": False, "evaluate.latency_batch": 16, "evaluate.recalibration_samples": 99,
     "cluster.workers": 3, "cluster.address": "auto", "cluster.cpus": 2.0, "cluster.gpus": 1.0, "cluster.restarts": 1, "cluster.wait_seconds": 9.0,
@@ -77,6 +78,10 @@ def plain_of(pruner):
 
 def other_value(key, pruner):
     value = OTHER.get(key, OTHER.get(key.rpartition(".")[2]))
+    if key == "prune.refit" and pruner == "S":
+        return None  # a second pass is one more least squares
+    if key == "prune.second_pass" and pruner == "S":
+        return False
     if key == "prune.refit":
         return "none" if PRUNERS[pruner]["refit"] == "lsq" else "lsq"
     if key == "prune.allocation":
@@ -87,11 +92,13 @@ def other_value(key, pruner):
         return {"L": "exhaustive", "X": "stochastic", "N": None, "M": None, "O": None, "G": None, "T": None, "P": None, "Y": None, "D": None}.get(pruner, "forward")
     if key == "prune.as_shipped" and pruner != "T":
         return None  # of Torch-Pruning's criteria alone
+    if key == "prune.second_pass" and PRUNERS[pruner]["refit"] != "lsq":
+        return None  # one more least squares
     if key == "evaluate.latency" and pruner == "Y":
         return None  # milliseconds are measured again
     if key == "train.lr_search" and pruner == "D":
         return None  # its share differs from seed to seed
-    if key == "prune.units" and pruner in "RXMG":
+    if key == "prune.units" and pruner in "RXMGS":
         return None  # streams are re-fitted in mode independent alone
     if key == "prune.selector" and pruner in "LXGP":
         return "l1" if pruner in "GP" else None  # engine and reference would belong to another selector; random has no scores
@@ -120,7 +127,7 @@ def table() -> str:
     head = ["# Settings and the stages whose key they change", "", "Made by `tests/chain/test_stage_keys.py`; do not edit. A letter is a pruner:"]
     given = {letter: prune | MEASURED.get(letter, {}) for letter, prune in PRUNERS.items()}
     head += [f"{letter} = {', '.join(f'{k} {v}' for k, v in settings.items())};" for letter, settings in given.items()]
-    head += ["`all` = every one of them. `shrink` reads no setting: its key is its inputs'. A changed stage changes those after it when its"]
+    head += ["`all` = every one of them. `shrink` reads settings for a second pass alone, else its key is its inputs'. A changed stage changes those after it when its"]
     head += ["artifacts change. `run` = the run hash. Data and weights enter every key as digests of what they hold, never by path.", ""]
     rows = ["| setting | " + " | ".join((*STAGES, "run")) + " |", "|---" * (len(STAGES) + 2) + "|"]
     for key in leaves():
