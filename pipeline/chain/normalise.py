@@ -73,7 +73,8 @@ def bisection_settings(config: Config) -> dict | None:
     target = budget_target("top1_drop", config.budget["top1_drop"])
     drop = target if target <= 1 else target / 100
     curves = {"scores": scores_settings(config), "statistics": statistics_settings(config), "curves": curves_settings(config)}
-    return {"top1_drop": drop, "search": search_settings(config) | {"budget": None} | shrink_settings(config), "threads": config.evaluate.threads} | curves
+    search = search_settings(config) | {"budget": None} | shrink_settings(config)
+    return {"top1_drop": drop, "search": search, "threads": config.evaluate.threads} | curves
 
 
 def statistics_settings(config: Config) -> dict | None:

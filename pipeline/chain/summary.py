@@ -77,7 +77,8 @@ def summarise_group(folder: Path, group: dict) -> str:
 def _pruner(row: dict) -> str:
     if row.get("as_shipped"):
         return f"{row['selector']}, as shipped"
-    return ", ".join(str(row[name]) for name in ("selector", "engine", "mode", "refit", "allocation") if row[name]) + (", second pass" if row.get("second_pass") else "")
+    words = [str(row[name]) for name in ("selector", "engine", "mode", "refit", "allocation") if row[name]]
+    return ", ".join([*words, "second pass"] if row.get("second_pass") else words)
 
 
 def _row(run: Path, entry: dict) -> str:
