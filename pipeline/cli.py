@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     scaling.add_argument("--json", metavar="FILE", help="write the rows there too")
     counted = verb("coordinator", _bench_coordinator, "answers and choices that one coordinator takes in, with 64 simulated workers", bench)
     counted.add_argument("--json", metavar="FILE", help="write the rows there too")
+    data = verb("data", _bench_data, "the scoring and training streams beside timm's reader of the same shards", bench)
+    data.add_argument("--json", metavar="FILE", help="write the rows there too")
+    data.add_argument("--images", metavar="N", type=int, default=256, help="images drawn for it; default: 256")
     selection = verb("selection", _bench_selection, "searches beside the forward passes that they need", bench)
     selection.add_argument("--json", metavar="FILE", help="write the rows there too")
     selection.add_argument("--images", metavar="N", type=int, default=1024, help="images of a Gram pass; default: 1024")
@@ -180,6 +183,12 @@ def _bench_coordinator(options) -> None:
     from pipeline.bench.coordinator import bench_coordinator
 
     _tell_rows(bench_coordinator(_progress), options)
+
+
+def _bench_data(options) -> None:
+    from pipeline.bench.data import bench_data
+
+    _tell_rows(bench_data(_progress, options.images), options)
 
 
 def _bench_selection(options) -> None:
