@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.bench.crowd import dispatched
 from pipeline.bench.rows import Row
 from pipeline.bench.simulated import Simulated
 from pipeline.cluster.session import connected
@@ -35,6 +36,7 @@ ANSWERS_TARGET, COMMIT_TARGET = 2000.0, 10.0  # per second; milliseconds
 GRAMS = {"8": 1000, "170": 512 * 9}  # megabytes of one answer: columns of its Gram matrix
 GRAM_BYTES, ROUNDS = 2 * 10**9, 3  # added in each round, about
 RAY_CALLS = 2000
+CROWDS, CROWD_QUESTIONS = (1, 8, 64, 1024), 4096  # workers to which the Ray executor gives out that many questions
 
 
 def bench_coordinator(say, network: str = NETWORK, grams=None, ray: bool = True) -> list[Row]:
@@ -54,7 +56,9 @@ def _search_rows(network: str, root: Path, ray_calls, say) -> list[Row]:
     every, calls = found["exhaustive"], ray_calls()
     if calls:
         say(f"Ray's own calls: {calls['ray_calls_per_second'] or calls['ray_not_run']}")
-    detail = {"workers": WORKERS, "network": network, **found, "fsync_ms": _sync_ms(root)}
+    given = {str(workers): _given_out_per_second(workers) for workers in CROWDS}
+    say("given out and collected by the Ray executor, Ray itself left out: " + ", ".join(f"{w} workers {rate:.0f}/s" for w, rate in given.items()))
+    detail = {"workers": WORKERS, "network": network, **found, "fsync_ms": _sync_ms(root), "given_out_per_second": given}
     rate = Row("answers_per_second", every["answers_per_second"], ANSWERS_TARGET, "the target", "answers/s", detail | calls, more_is_better=True)
     return [rate, Row("commit_ms", every["commit_ms"], COMMIT_TARGET, "the target", "ms", detail)]
 
@@ -98,6 +102,15 @@ def drawn_losses(question: Question) -> Answer:
     candidates, count = np.array(question.candidates, np.uint64), question.samples[1] - question.samples[0]
     mixed = (candidates * np.uint64(2654435761) + np.uint64(2246822519 * (question.step + 1))) % np.uint64(2**32)
     return Answer({"loss": count * (1 + mixed / 2**32)}, count)
+
+
+def _given_out_per_second(workers: int) -> float:
+    """Questions that the Ray executor gives out, and answers that it collects in order, with so many workers that answer at once."""
+    asked = [Question("loss", (), "unit", 0, (0, 128), (candidate,)) for candidate in range(CROWD_QUESTIONS)]
+    answers, seconds = dispatched(workers, asked, drawn_losses)
+    if any(answer.sums["loss"].tobytes() != drawn_losses(question).sums["loss"].tobytes() for question, answer in zip(asked, answers, strict=True)):
+        raise Failed(f"bench: the Ray executor gave other answers with {workers} workers")
+    return CROWD_QUESTIONS / seconds
 
 
 def _sync_ms(folder: Path) -> float:

@@ -81,7 +81,7 @@ def test_every_row_is_there_and_counts_what_was_searched(holds_contract, monkeyp
         assert one["answers_per_second"] == pytest.approx(one["answers"] / one["seconds"])
     small, large = rows[2].detail["mb_0.02"], rows[2].detail["mb_0.5"]
     assert (small["bytes"], large["bytes"]) == (8 * (50 * 50 + 51), 8 * (250 * 250 + 251)) and rows[2].ours == large["answers_per_second"]
-    assert "ray_calls_per_second" not in found
+    assert list(found["given_out_per_second"]) == ["1", "8", "64", "1024"] and "ray_calls_per_second" not in found
 
 
 def test_a_wrong_sum_of_gram_answers_is_no_row(monkeypatch, tmp_path):
