@@ -80,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     bench = verbs.add_parser("bench", help="measured ratios").add_subparsers(required=True, metavar="WHAT", parser_class=_Parser)
     scaling = verb("scaling", _bench_scaling, "two Ray workers beside two bare processes that do the halves", bench)
     scaling.add_argument("--json", metavar="FILE", help="write the rows there too")
+    counted = verb("coordinator", _bench_coordinator, "answers and choices that one coordinator takes in, with 64 simulated workers", bench)
+    counted.add_argument("--json", metavar="FILE", help="write the rows there too")
+    data = verb("data", _bench_data, "the scoring and training streams beside timm's reader of the same shards", bench)
+    data.add_argument("--json", metavar="FILE", help="write the rows there too")
+    data.add_argument("--images", metavar="N", type=int, default=256, help="images drawn for it; default: 256")
     selection = verb("selection", _bench_selection, "searches beside the forward passes that they need", bench)
     selection.add_argument("--json", metavar="FILE", help="write the rows there too")
     selection.add_argument("--images", metavar="N", type=int, help="images of a Gram pass, at most of a walk; default: as fits the network")
@@ -169,20 +174,36 @@ def _check(options) -> None:
 
 
 def _bench_scaling(options) -> None:
-    from pipeline.bench.rows import save, table
     from pipeline.bench.scaling import bench_scaling
 
-    rows = bench_scaling(lambda line: print(line, file=sys.stderr))
-    if options.json:
-        save(rows, options.json)
-    print(table(rows))
+    _tell_rows(bench_scaling(_progress), options)
+
+
+def _bench_coordinator(options) -> None:
+    from pipeline.bench.coordinator import bench_coordinator
+
+    _tell_rows(bench_coordinator(_progress), options)
+
+
+def _bench_data(options) -> None:
+    from pipeline.bench.data import bench_data
+
+    _tell_rows(bench_data(_progress, options.images), options)
 
 
 def _bench_selection(options) -> None:
-    from pipeline.bench.rows import save, table
     from pipeline.bench.selection import NETWORKS, bench_selection
 
-    rows = bench_selection(lambda line: print(line, file=sys.stderr), options.network or NETWORKS, options.images)
+    _tell_rows(bench_selection(_progress, options.network or NETWORKS, options.images), options)
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _tell_rows(rows, options) -> None:
+    from pipeline.bench.rows import save, table
+
     if options.json:
         save(rows, options.json)
     print(table(rows))

@@ -58,6 +58,9 @@ class OnRay:
         self.shares: dict[str, Counter] = {}  # answers that counted, by statistic and worker
         self.ignored = 0  # second answers
         self.told_idle = False
+        self.free: dict[Hand, None] = {}  # ready workers without a question
+        self.single: dict[Hand, None] = {}  # those with one, which could take a second
+        self.looked = 0.0  # when the crew was last looked after
 
     def warm(self) -> None:
         """Wait until every worker is there; a search does not: it begins with the first."""
@@ -71,9 +74,12 @@ class OnRay:
         self.waiting = list(range(len(self.questions)))  # in order, not given out
         self.answered: dict[int, object] = {}  # the answers that counted; None once taken
         self._tell_idle()
+        for hand in self.crew.ready:
+            self._place(hand)
         for turn in range(len(self.questions)):
             while (answer := self._fetch(turn)) is None:
                 self._give_out(turn)
+                self._employ_idle()
                 self._collect()
             self._give_out(turn + 1)
             yield answer
@@ -91,17 +97,30 @@ class OnRay:
         self.answered[turn] = None
         return answer
 
+    def _place(self, hand: Hand) -> None:
+        """Keep a ready worker among those that can take a question, by how many it has: nothing below looks at all of them."""
+        self.free.pop(hand, None)
+        self.single.pop(hand, None)
+        if (number := len(hand.questions)) < 2:
+            (self.single if number else self.free)[hand] = None
+
     def _give_out(self, turn: int) -> None:
         """A question to every worker without one; a second to each while there are plenty, so that none waits for its next."""
-        for most in (1, 2):
-            for hand in self.crew.ready:
-                if len(hand.questions) < most and (most == 1 or (len(self.waiting) > len(self.crew.ready) and not self._late(hand))):
-                    self._give(hand, turn)
+        workers = max(len(self.crew.hands), 1)
+        end = turn + WINDOW * workers
+        for hand in list(self.free):
+            if not self.waiting or self.waiting[0] >= end:
+                return
+            self._give(hand, self._chosen(hand, end))
+        for hand in list(self.single):
+            if len(self.waiting) <= workers or self.waiting[0] >= end:
+                return
+            if not self._late(hand):
+                self._give(hand, self._chosen(hand, end))
 
-    def _give(self, hand: Hand, turn: int) -> None:
-        index = self._chosen(hand, turn + WINDOW * max(len(self.crew.ready), 1))
+    def _give(self, hand: Hand, index: int | None) -> None:
         if index is None:
-            return self._let_go_ahead(hand)
+            return
         question = self.questions[index]
         if index in self.waiting:
             self.waiting.remove(index)
@@ -111,6 +130,17 @@ class OnRay:
                 former.actor.forget.remote(question.samples)
         receipt, answer = hand.actor.answer.options(num_returns=2).remote(question)
         hand.tasks.append(Task(self.asking, index, question.statistic, receipt, answer, time.monotonic()))
+        self._place(hand)
+
+    def _employ_idle(self) -> None:
+        """Whoever got no question races a late one, or goes ahead."""
+        late = self._late_blocks() if self.free else []
+        for hand in list(self.free):
+            if (index := next((index for index, other in late if other is not hand), None)) is not None:
+                late = [pair for pair in late if pair[0] != index]
+                self._give(hand, index)
+            else:
+                self._let_go_ahead(hand)
 
     def _let_go_ahead(self, hand: Hand) -> None:
         """Once per asking about whole sample blocks, when nothing is left to give out."""
@@ -121,39 +151,37 @@ class OnRay:
         hand.tasks.append(Task(self.asking, None, AHEAD, hand.actor.go_ahead.remote(held), None, time.monotonic()))
 
     def _chosen(self, hand: Hand, end: int) -> int | None:
-        """Its own blocks first, then those of nobody, then those of a worker that is late or has two blocks more, then a race."""
-        free = None
+        """Its own blocks first, then those of nobody, then those of a worker that is late or has two blocks more."""
+        if self.questions[0].candidates:  # they lie nowhere
+            return self.waiting[0]
+        free, blocks = None, Counter(self.homes.values())
         for index in self.waiting:
             if index >= end:
                 break
-            question = self.questions[index]
-            home = None if question.candidates else self.homes.get(question.samples)
+            home = self.homes.get(self.questions[index].samples)
             if home is hand:
                 return index
-            if free is None and (home is None or self._late(home) or self._blocks(home) > self._blocks(hand) + 1):
+            if free is None and (home is None or self._late(home) or blocks[home] > blocks[hand] + 1):
                 free = index
-        return free if free is not None or hand.questions else self._to_race(hand)
+        return free
 
-    def _blocks(self, hand: Hand) -> int:
-        return sum(home is hand for home in self.homes.values())
-
-    def _to_race(self, hand: Hand) -> int | None:
-        """A late block of another worker that nobody races yet."""
-        given = Counter(task.index for other in self.crew.hands for task in other.questions if task.asking == self.asking)
-        for other in self.crew.ready:
-            if other is not hand and self._late(other):
-                for task in other.questions:
-                    if task.asking == self.asking and task.index not in self.answered and given[task.index] == 1:
-                        return task.index
-        return None
+    def _late_blocks(self) -> list[tuple[int, Hand]]:
+        """(place, worker) of the late blocks that nobody races yet."""
+        late = [hand for hand in self.crew.ready if self._late(hand)]
+        if not late:
+            return []
+        given = Counter(task.index for hand in self.crew.hands for task in hand.questions if task.asking == self.asking)
+        tasks = [(task, hand) for hand in late for task in hand.questions if task.asking == self.asking]
+        return [(task.index, hand) for task, hand in tasks if task.index not in self.answered and given[task.index] == 1]
 
     def _late(self, hand: Hand) -> bool:
         if not hand.tasks:
             return False
         task = hand.tasks[0]
-        known = self.seconds.get(task.statistic)
-        limit = max(LATE_SECONDS, LATE_TIMES * statistics.median(known)) if known else UNKNOWN_SECONDS
-        return time.monotonic() - task.since > limit
+        waited, known = time.monotonic() - task.since, self.seconds.get(task.statistic)
+        if waited <= LATE_SECONDS:
+            return False
+        return waited > (max(LATE_SECONDS, LATE_TIMES * statistics.median(known)) if known else UNKNOWN_SECONDS)
 
     def _collect(self) -> None:
         """Wait for one worker to say something, at most a moment, and take note of all that was said."""
@@ -165,6 +193,9 @@ class OnRay:
             first += self.ray.wait(rest, num_returns=len(rest), timeout=0)[0]
         for ref in first:
             self._note(said[ref])
+        if first and time.monotonic() - self.looked < TICK_SECONDS:
+            return
+        self.looked = time.monotonic()
         for hand in crew.silent():
             self._lose(hand, f"no sign of life for {crew.cluster.wait_seconds:g} s")
         crew.check_room()
@@ -172,12 +203,14 @@ class OnRay:
     def _note(self, hand: Hand) -> None:
         try:
             if not hand.ready:
-                return self.crew.opened(hand)
+                self.crew.opened(hand)
+                return self._place(hand)
             task = hand.tasks[0]
             receipt = self.ray.get(task.receipt)
         except self.losses as error:
             return self._lose(hand, _reason(error))
         del hand.tasks[0]
+        self._place(hand)
         if hand.tasks:
             hand.tasks[0].since = time.monotonic()
         if task.index is not None and (task.asking != self.asking or task.index in self.answered):
@@ -193,6 +226,8 @@ class OnRay:
 
     def _lose(self, hand: Hand, reason: str) -> None:
         self.homes = {block: home for block, home in self.homes.items() if home is not hand}
+        self.free.pop(hand, None)
+        self.single.pop(hand, None)
         lost = [task.index for task in hand.questions if task.asking == self.asking]
         self.crew.lose(hand, reason)
         for index in lost:

@@ -156,3 +156,13 @@ def test_normalising_takes_the_networks_mean_and_deviation_per_channel():
     assert found.dtype == torch.float32
     for channel, (mean, std) in enumerate(zip(preprocess.mean, preprocess.std)):
         assert torch.allclose(found[:, channel], (images[:, channel] / 255 - mean) / std, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 224, 224), (5, 1, 224, 224), (400, 1, 28, 28), (1, 3, 9, 9)])
+def test_normalising_a_few_images_at_a_time_gives_the_bytes_and_the_layout_of_the_whole_batch_at_once(shape):
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    preprocess = Preprocess(shape[1], shape[2], (0.485, 0.456, 0.406)[: shape[1]], (0.229, 0.224, 0.225)[: shape[1]])
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (preprocess.mean, preprocess.std))
+    whole = ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+    found = normalise(images, preprocess)
+    assert torch.equal(found, whole) and found.stride() == whole.stride()
