@@ -144,7 +144,7 @@ def shrink_settings(config: Config) -> dict:
     prune = config.prune
     if not prune.second_pass:
         return {}
-    scoring = {name: getattr(config.scoring, name) for name in ("batch", "threads", "positions")}
+    scoring = {name: getattr(config.scoring, name) for name in ("batch", "threads", "positions", "gram_limit")}
     return {"second_pass": {"calibration_samples": prune.calibration_samples, "ridge": prune.ridge}, "scoring": scoring, "seed": config.seed}
 
 

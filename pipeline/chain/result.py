@@ -46,6 +46,7 @@ def result_row(context: Context, identity: dict, done: dict[str, Done], dense: D
         "weights_sha256": dense.weights_sha256,
         **{name: getattr(prune, name) for name in ("selector", "refit", "allocation", "curves", "engine", "reference", "mode", "as_shipped")},
         "second_pass": bool(prune.second_pass),
+        "unit_kinds": "+".join(prune.units),
         "budget_kind": kind,
         "budget_target": budget_target(kind, target),
         "note": _note(config, done),

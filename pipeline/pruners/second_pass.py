@@ -39,29 +39,32 @@ class Samples:
     device: torch.device
 
 
-def layers_of(units: Units, dense: nn.Module, kept: dict[str, tuple[int, ...]]) -> list[Layer]:
-    """All conv and linear layers that run once, in their order; grouped convs and kinds with a forward of their own stay as they are."""
+def layers_of(units: Units, network: nn.Module, kept: dict[str, tuple[int, ...]], limit: int) -> list[Layer]:
+    """All conv and linear layers of `network` that run once and read at most `limit` columns, in their order.
+
+    Grouped convs and kinds with a forward of their own stay as they are.
+    """
     left = {}
     for name, neurons in kept.items():
         unit = units.units[name]
         left |= dict.fromkeys((*unit.producers, *unit.excites), unit.laid(neurons))
     steps = [(i, node) for i, node in enumerate(units.graph.nodes) if node.op == "call_module"]
     paths = [node.target for _, node in steps]
-    found = [(i, node) for i, node in steps if paths.count(node.target) == 1 and _is_fitted(dense.get_submodule(node.target))]
+    found = [(i, node) for i, node in steps if paths.count(node.target) == 1 and _is_fitted(network.get_submodule(node.target), limit)]
     return [Layer(node.target, i, node.all_input_nodes[0], left.get(node.target)) for i, node in found]
 
 
-def _is_fitted(module: nn.Module) -> bool:
-    if type(module) is nn.Linear:
-        return True
-    return type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+def _is_fitted(module: nn.Module, limit: int) -> bool:
+    if type(module) not in (nn.Linear, nn.Conv2d) or module.weight[0].numel() > limit:
+        return False
+    return type(module) is nn.Linear or (module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str))
 
 
 @torch.inference_mode()
 def refit_layers(dense: nn.Module, shrunk: nn.Module, units: Units, kept, samples: Samples, ridge: float, scoring: Scoring, observe) -> None:
     """Re-fit the layers of `shrunk` in place, each with a pull of `ridge` toward its weights as they are; `kept`: {unit: neurons}."""
     torch.set_num_threads(scoring.threads)
-    pairs, layers = _Pairs(units.graph, dense, shrunk, samples, scoring), layers_of(units, dense, kept)
+    pairs, layers = _Pairs(units.graph, dense, shrunk, samples, scoring), layers_of(units, shrunk, kept, scoring.gram_limit)
     for number, layer in enumerate(layers):
         before, module = dense.get_submodule(layer.path), shrunk.get_submodule(layer.path)
         wanted = before.weight.flatten(1) if layer.left is None else before.weight.flatten(1)[list(layer.left)]

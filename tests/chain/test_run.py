@@ -203,6 +203,7 @@ def test_a_second_pass_shares_the_search_and_changes_the_network_alone(given):
     same = {name for name, key in plain.result["stages"].items() if second.result["stages"][name] == key}
     assert "search" in same and not {"shrink", "untrained"} & same
     assert (plain.result["second_pass"], second.result["second_pass"]) == (False, True)
+    assert second.result["unit_kinds"] == "hidden"
     assert second.result["macs"] == plain.result["macs"] and second.result["select_images"] == plain.result["select_images"] + 64
     assert second.result["select_macs"] == plain.result["select_macs"] + 64 * (plain.result["macs"] + plain.result["macs_dense"])
     first, again = (load_pruned(done.folder).state_dict() for done in (plain, second))

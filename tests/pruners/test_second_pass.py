@@ -18,7 +18,7 @@ from pipeline.networks.units import find_units
 from pipeline.pruners.second_pass import Samples, layers_of, refit_layers
 from tests.networks.samples import Residual, Squeezed, Vgg, conv, shaken
 
-RIDGE, COUNT = 1e-2, 40
+RIDGE, COUNT, LIMIT = 1e-2, 40, Scoring().gram_limit
 
 
 def half(units) -> dict[str, Choice]:
@@ -76,7 +76,7 @@ def test_every_layer_is_the_least_squares_of_what_it_reads_after_those_before_it
     units, dense, network, after = passed(shaken(Residual()), kinds)
     images = stream().images
     left = {path: unit.laid(range(0, unit.width, 2)) for unit in units.units.values() for path in unit.producers}
-    layers = [layer.path for layer in layers_of(units, dense, {name: choice.kept for name, choice in half(units).items()})]
+    layers = [layer.path for layer in layers_of(units, dense, {name: choice.kept for name, choice in half(units).items()}, LIMIT)]
     assert set(layers) == {name for name, module in dense.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear)) and name != "depthwise"}
     for path in layers:
         module = network.get_submodule(path)
@@ -110,7 +110,7 @@ def test_the_last_layer_comes_nearer_to_the_dense_logits_and_nothing_but_weights
 def test_a_transformers_layers_are_fitted_with_shapes_between_them():
     dense = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=5)
     units, dense, before, after = passed(shaken(dense))
-    paths = [layer.path for layer in layers_of(units, dense, {})]
+    paths = [layer.path for layer in layers_of(units, dense, {}, LIMIT)]
     assert {"patch_embed.proj", "blocks.0.attn.qkv", "blocks.1.mlp.fc1", "head"} <= set(paths)
     assert not torch.equal(before.blocks[0].mlp.fc1.weight, after.blocks[0].mlp.fc1.weight)
 
@@ -141,7 +141,14 @@ def test_layers_that_run_twice_grouped_or_padded_by_words_stay_as_they_are():
             return self.last(functional.relu(self.worded(x)).mean((2, 3)))
 
     dense = shaken(Odd())
-    assert [layer.path for layer in layers_of(find_units(dense, ["hidden"]), dense, {})] == ["stem", "last"]
+    assert [layer.path for layer in layers_of(find_units(dense, ["hidden"]), dense, {}, LIMIT)] == ["stem", "last"]
+
+
+def test_layers_of_more_columns_than_the_limit_stay_as_they_are():
+    units, dense, before, after = passed(shaken(Vgg()), scoring=Scoring(batch=16, gram_limit=72))
+    wide = {name for name, module in before.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight[0].numel() > 72}
+    kept = {name for name in wide if torch.equal(before.get_submodule(name).weight, after.get_submodule(name).weight)}
+    assert kept == wide and not torch.equal(before.features[0].weight, after.features[0].weight)
 
 
 @pytest.mark.parametrize("selector", ["reconstruction", "l1"])
