@@ -5,6 +5,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
+OURS = "reconstruction, swap, lsq, hidden + stream"
 T95 = {2: 12.706, 3: 4.303}  # two-sided, by the number of pairs
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     for ours, rows in sorted(found.items()):
         for other, theirs in sorted(found.items()):
             same = sorted(set(rows) & set(theirs))
-            if ours[:3] == other[:3] and ours != other and ours[3].startswith("reconstruction") and same:
+            if ours[:3] == other[:3] and ours != other and ours[3].startswith(OURS) and same:
                 pairs = {name: [float(rows[seed][name]) - float(theirs[seed][name]) for seed in same] for name in ("top1_selected", "top1")}
                 words = [f"untrained {interval(pairs['top1_selected'])}", f"tuned {interval(pairs['top1'])}"]
                 print(*ours[:3], ours[3], "OVER", other[3], *words, sep="  ")
