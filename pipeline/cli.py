@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--until", metavar="STAGE", help="stop after data, dense, baseline, search, shrink, ... and print that stage's directory")
     sweep = _with_config(verb("sweep", _sweep, "a group: every combination of the config's sweep lists, resuming what exists; then the report"))
     sweep.add_argument("--part", metavar="N", type=int, help="only run number N (from 0) of the group, in this process: for array jobs")
-    submit = verbs.add_parser("submit", help="a cluster job for a run or a group").add_subparsers(required=True, metavar="WHERE", parser_class=_Parser)
+    submit = verbs.add_parser("submit", help="a cluster job").add_subparsers(required=True, metavar="WHERE", parser_class=_Parser)
     slurm = _with_config(verb("slurm", _submit_slurm, "an sbatch job for a run, or a group where the config has sweep lists; prints its id", submit))
     slurm.add_argument("--site", metavar="FILE", help="partition, account, sizes, ...; default: GFS_SITE, else ~/.config/goodsubnets/slurm.yaml")
     slurm.add_argument("--array", action="store_true", help="a group as an array, each run a task; else one job with Ray Tune")

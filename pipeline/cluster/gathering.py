@@ -6,12 +6,13 @@ import logging
 import socket
 import sys
 import time
+from importlib.util import find_spec
 
 LOOK_SECONDS = 0.5
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`place` prints the head's address, its port and one for Ray's client; `wait` prints the nodes that are missing, 75 if there are any."""
+    """`place` prints where the head may listen; `wait` prints the nodes that are missing, 75 if there are any."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.cluster.gathering")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("place")
@@ -28,13 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 75 if missing else 0
 
 
-def place() -> tuple[str, int, int]:
-    """(address of this machine, two ports that are free on it now)."""
+def place() -> tuple:
+    """(address of this machine, a port that is free on it now, and one more for Ray's client where that is installed)."""
     import ray
 
     with contextlib.ExitStack() as held:
         ports = []
-        for _ in range(2):
+        for _ in range(2 if find_spec("grpc") else 1):  # as Ray itself asks
             listener = held.enter_context(socket.socket())
             listener.bind(("", 0))
             ports.append(listener.getsockname()[1])

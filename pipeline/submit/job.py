@@ -96,9 +96,7 @@ def submit_job(planned: Planned, is_alive) -> Submission:
     Raises Stopped while a job or a process works on the directory, BadInput when sbatch refuses: then nothing is left behind.
     """
     folder = planned.folder
-    if is_live(folder / "lock.json"):
-        raise Stopped(f"{folder}: a process works on it; `gfs cancel` it, or wait for it")
-    if words := is_alive(folder):
+    if words := is_alive(folder) or (is_live(folder / "lock.json") and "a process works on it"):
         raise Stopped(f"{folder}: {words}; `gfs cancel` it, or wait for it")
     was_there = folder.exists()
     make_folder(folder, planned.runs_dir)
