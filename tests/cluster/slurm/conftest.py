@@ -1,5 +1,6 @@
 """One SLURM for all these tests, and the finished stages that their runs begin from."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,11 +21,14 @@ def machine():
         pytest.skip(INSTALL)
     place = Path(tempfile.mkdtemp(prefix="slurm-"))
     running = Machine(place)
+    os.environ |= running.environment  # status asks in this process
     try:
         running.order("up")
         yield running
     finally:
         running.order("down")
+        for name in running.environment:
+            del os.environ[name]
         shutil.rmtree(place, ignore_errors=True)
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.stages.status import read_status
 from tests.cluster.slurm.slow import BRAKE
 from tests.conftest import ROOT, run_gfs
 
-PATIENCE = 400
+PATIENCE = 600
 SCRIPT = Path(__file__).with_name("slurm.sh")
 INSTALL = "a SLURM is not installed: apt-get install -y slurm-wlm munge"
 
@@ -114,10 +115,11 @@ class Jobs:
         return done
 
     def status(self, folder: Path) -> dict:
-        return json.loads(self.gfs("status", "--json", folder).stdout)
+        """Asked in this process: `gfs status` a hundred times would be the heaviest work of a test."""
+        return read_status(str(folder))
 
     def await_state(self, folder: Path, *states: str) -> dict:
-        """The first status with one of these states; fails with the log where the run ends otherwise."""
+        """The first status with one of these states."""
         return wait_for(lambda: (found := self.status(folder))["state"] in states and found, lambda: said(folder))
 
     def await_search(self, folder: Path) -> None:
@@ -145,5 +147,5 @@ def wait_for(condition, tell=lambda: "", patience=PATIENCE):
     end = time.monotonic() + patience
     while not (value := condition()):
         assert time.monotonic() < end, f"did not come within {patience} s\n{tell()}"
-        time.sleep(0.3)
+        time.sleep(1)
     return value

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.slurm.machine import events, said, wait_for
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 
 
 def log(folder) -> str:
@@ -23,7 +23,7 @@ def ends_in(jobs, folder, journal: bytes) -> None:
 
 def test_at_its_time_limit_a_run_stops_goes_back_to_the_queue_and_on_to_the_same_journal(jobs, reference):
     jobs.brake.touch()
-    folder, job = jobs.submit(time="2", notice_seconds=30)  # SLURM signals up to a minute earlier
+    folder, job = jobs.submit(time="3", notice_seconds=30)  # SLURM signals up to a minute earlier
     jobs.await_search(folder)
     wait_for(lambda: "goes back to the queue, time 1 of 20" in log(folder), lambda: said(folder))
     assert re.search(rf"job {job}: stopped by USR2, resumably", log(folder))

@@ -9,7 +9,7 @@ from tests.cluster.slurm.machine import events, said, wait_for
 from tests.conftest import ROOT
 from tests.sweep.processes import computed
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 PLANTED = "planted-7d1c0e5f"
 
 
