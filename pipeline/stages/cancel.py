@@ -14,6 +14,7 @@ from pipeline.stages.command import command_of
 from pipeline.stages.groups import GROUP, read_names, run_state
 from pipeline.stages.lock import is_live, read_holder
 from pipeline.stages.status import GroupStatus, open_status
+from pipeline.submit.submission import JOB
 from pipeline.submit.submitted import at_work, stop_job
 
 WAIT_SECONDS, AGAIN_SECONDS, LOOK_SECONDS, ASK_SECONDS = 180.0, 30.0, 0.1, 1.0
@@ -49,8 +50,7 @@ def cancel(path: str, say, wait_seconds: float = WAIT_SECONDS) -> str:
     if words := at_work(folder):
         say(f"{folder.name}: {words}; it is asked to stop")
         _stop_job(folder, wait_seconds)
-        state = looked.look()["state"]
-        return f"{folder.name}: {state}" + ("" if state == "done" else f"; go on with: {command_of(folder, 'submit slurm', 'job/config.yaml')}")
+        return _after_job(folder, looked.look())
     locks = _locks_of_group(folder) if is_group else _locks_of_run(folder)
     if not locks:
         return f"{folder.name}: nothing is running; it is {looked.look()['state']}"
@@ -107,6 +107,13 @@ def _stop(folder: Path, locks: list[Held], wait_seconds: float) -> None:
                 _ask(folder, held)
             asked = now
         time.sleep(LOOK_SECONDS)
+
+
+def _after_job(folder: Path, status: dict) -> str:
+    if status["state"] == "done":
+        return f"{folder.name}: was done before it could be stopped"
+    verb = f"submit {status['job']['launcher']}"
+    return f"{folder.name}: {status['state']}; go on with: {command_of(folder, verb, f'{JOB}/config.yaml')}"
 
 
 def _stop_job(folder: Path, wait_seconds: float) -> None:

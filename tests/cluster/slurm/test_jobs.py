@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -52,6 +53,18 @@ def test_a_run_on_two_nodes_has_ray_workers_on_both(jobs, reference):
     wait_for(lambda: not jobs.machine.ask("squeue", "--noheader", "--states=running,completing"))
     assert not token.exists() and not os.path.exists(f"/tmp/gfs-{job}")
     assert not [path for place in (jobs.place, jobs.machine.place) for path in place.rglob("*") if path.is_file() and secret in path.read_bytes()]
+
+
+def test_a_directory_whose_name_wants_to_break_out_is_only_a_directory(jobs, reference):
+    place = jobs.runs / "it's 50%j \"$(touch broken)\" \\n é\r\n#SBATCH --hold"
+    place.mkdir()
+    shutil.copytree(reference[0] / "stages", place / "stages")
+    done = jobs.gfs("submit", "slurm", "-c", jobs.config, f"runs_dir={json.dumps(str(place))}", GFS_SITE=str(jobs.site()))
+    job = done.stdout.splitlines()[-1]
+    (folder,) = place.glob("tiny-*")
+    assert jobs.await_state(folder, "done", "failed", "stopped")["state"] == "done", said(folder)
+    assert "run " in (folder / "job" / f"slurm-{job}.out").read_text()
+    assert not [path for path in (*jobs.place.rglob("broken"), *ROOT.glob("broken"))]
 
 
 def read_command(pid: int) -> str:
