@@ -48,11 +48,12 @@ def test_a_higher_partition_takes_the_node_and_the_run_goes_on_afterwards(jobs, 
     jobs.await_search(folder)
     other = jobs.machine.ask("sbatch", "--parsable", "--partition=main", "--nodes=2", "--exclusive", "--time=1", "--output=/dev/null", "--wrap", "sleep 5")
     wait_for(lambda: jobs.machine.fields(other)["JobState"] == "COMPLETED", lambda: said(folder))
-    assert "stopped by TERM, resumably" in log(folder)
+    assert "stopped by SIGTERM" in log(folder)
     assert reference[1].startswith(jobs.journal()) and len(jobs.journal()) < len(reference[1])
     jobs.brake.unlink()
     wait_for(lambda: log(folder).count("begins on") == 2, lambda: said(folder))
     ends_in(jobs, folder, reference[1])
+    assert jobs.machine.fields(job)["Restarts"] == "1"
 
 
 def test_a_node_that_dies_in_mid_run_costs_nothing_but_time(jobs, reference):
