@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.chain.run import run_chain
+from pipeline.config.load import load_config
 from tests.cluster.slurm.machine import INSTALL, Jobs, Machine, is_installed
-from tests.conftest import ROOT, run_gfs
+from tests.conftest import ROOT
 
 LOSS = {"selector": "loss", "refit": "none", "engine": "exhaustive"}
 
@@ -47,12 +49,9 @@ def config(tmp_path_factory) -> Path:
 def reference(tmp_path_factory, config) -> tuple[Path, bytes]:
     """(runs directory with data, dense and baseline finished, the journal of the search in one process)."""
     place = tmp_path_factory.mktemp("reference")
-    for runs in ("prepared", "whole"):
-        until = ["--until", "baseline"] if runs == "prepared" else []
-        done = run_gfs("run", "-c", config, f"runs_dir={place / runs}", *until)
-        assert done.returncode == 0, done.stderr
-        if until:
-            shutil.copytree(place / "prepared", place / "whole")
+    run_chain(load_config(str(config), [f"runs_dir={place / 'prepared'}"]), until="baseline")
+    shutil.copytree(place / "prepared", place / "whole")
+    run_chain(load_config(str(config), [f"runs_dir={place / 'whole'}"]))
     (path,) = (place / "whole").glob("stages/search-*/journal.jsonl")
     return place / "prepared", path.read_bytes()
 

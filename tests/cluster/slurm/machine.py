@@ -13,6 +13,9 @@ from pathlib import Path
 import yaml
 
 from pipeline.stages.status import read_status
+from pipeline.submit.job import plan_job, submit_job
+from pipeline.submit.site import load_site
+from pipeline.submit.submitted import at_work
 from tests.cluster.slurm.slow import BRAKE
 from tests.conftest import ROOT, run_gfs
 
@@ -104,10 +107,10 @@ class Jobs:
         path.write_text(yaml.safe_dump({"partition": "main", "time": "20", "variables": variables} | settings))
         return path
 
-    def submit(self, *arguments, code=0, **settings):
-        """(directory, job id) of `gfs submit slurm`; with another `code` its stderr."""
-        done = self.gfs("submit", "slurm", "-c", self.config, f"runs_dir={self.runs}", *arguments, GFS_SITE=str(self.site(**settings)), code=code)
-        return (Path(done.stdout.split()[0]), done.stdout.split()[1]) if code == 0 else done.stderr
+    def submit(self, *overrides, array=False, **settings) -> tuple[Path, str]:
+        """(directory, job id) of what `gfs submit slurm` does, in this process: torch is loaded here already."""
+        planned = plan_job(str(self.config), [f"runs_dir={self.runs}", *overrides], load_site(str(self.site(**settings))), array)
+        return planned.folder, submit_job(planned, at_work).id
 
     def gfs(self, *arguments, code=0, **environment):
         done = run_gfs(*arguments, timeout=PATIENCE, **self.machine.environment, **environment)

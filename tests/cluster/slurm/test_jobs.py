@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
+from pipeline.config.errors import BadInput, Stopped
 from tests.cluster.slurm.machine import events, said, wait_for
 from tests.conftest import ROOT
 from tests.sweep.processes import computed
@@ -15,14 +17,16 @@ PLANTED = "planted-7d1c0e5f"
 
 
 def test_a_run_on_one_node_ends_in_the_journal_of_a_run_in_one_process(jobs, reference):
-    folder, job = jobs.submit()
+    given = ("submit", "slurm", "-c", jobs.config, f"runs_dir={jobs.runs}", "--site", jobs.site())
+    folder, job = jobs.gfs(*given).stdout.split()
+    folder = Path(folder)
     assert jobs.await_state(folder, "done", "failed", "stopped")["state"] == "done", said(folder)
     assert jobs.journal() == reference[1]
     remembered = json.loads((folder / "submission.json").read_text())
     assert (remembered["launcher"], remembered["id"], remembered["cluster"]) == ("slurm", job, "private")
     assert (folder / remembered["script"]).read_text().startswith("#!/bin/bash\n")
     assert jobs.status(folder)["job"]["id"] == job
-    assert "nothing was submitted" in jobs.gfs("submit", "slurm", "-c", jobs.config, f"runs_dir={jobs.runs}", GFS_SITE=str(jobs.site())).stderr
+    assert "nothing was submitted" in jobs.gfs(*given).stderr
 
 
 def test_a_key_in_the_environment_reaches_no_file_of_the_job_or_of_slurm(jobs, monkeypatch):
@@ -77,7 +81,7 @@ def read_command(pid: int) -> str:
 
 
 def test_the_tasks_of_an_array_share_stages_and_the_last_one_builds_the_report(jobs):
-    folder, job = jobs.submit("sweep={arm: [none, finetune], prune.selector: [l1, random]}", "prune.engine=null", "train.epochs=1", "--array")
+    folder, job = jobs.submit("sweep={arm: [none, finetune], prune.selector: [l1, random]}", "prune.engine=null", "train.epochs=1", array=True)
     submission = json.loads((folder / "submission.json").read_text())
     assert submission["tasks"] == 4 and submission["id"] == job
     status = jobs.await_state(folder, "done", "failed", "stopped")
@@ -102,7 +106,8 @@ def test_cancel_stops_a_run_resumably_and_submitting_again_goes_on(jobs, referen
     jobs.brake.touch()
     folder, job = jobs.submit()
     jobs.await_search(folder)
-    assert "is running" in jobs.submit(code=75)  # one job at a time
+    with pytest.raises(Stopped, match=f"slurm job {job} is running"):  # one job at a time
+        jobs.submit()
     line = jobs.gfs("cancel", folder).stdout
     assert line.startswith(f"{folder.name}: stopped; go on with: ") and "gfs submit slurm -c " in line
     assert jobs.machine.fields(job)["JobState"] == "FAILED" and jobs.machine.fields(job)["ExitCode"] == "75:0"
@@ -124,8 +129,8 @@ def test_a_job_that_waits_says_why_and_can_be_cancelled(jobs):
 
 
 def test_what_sbatch_refuses_is_told_and_leaves_nothing_behind(jobs):
-    message = jobs.submit(code=2, partition="nowhere")
-    assert "sbatch: " in message and "partition" in message
+    with pytest.raises(BadInput, match="sbatch: .*partition"):
+        jobs.submit(partition="nowhere")
     assert [path.name for path in jobs.runs.iterdir()] == ["stages"]
 
 
