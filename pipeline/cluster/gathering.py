@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import logging
-import os
 import socket
 import sys
 import time
@@ -18,7 +17,6 @@ def main(arguments: list[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("place")
     waiting = verbs.add_parser("wait")
-    waiting.add_argument("--unless", metavar="FILE", default="", help="wait no longer once it is there: a node has given up")
     waiting.add_argument("address")
     waiting.add_argument("seconds", type=float)
     waiting.add_argument("nodes", nargs="+", metavar="node")
@@ -26,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.verb == "place":
         print(*place())
         return 0
-    missing = await_nodes(given.address, given.seconds, given.nodes, given.unless)
+    missing = await_nodes(given.address, given.seconds, given.nodes)
     print(*missing)
     return 75 if missing else 0
 
@@ -44,13 +42,13 @@ def place() -> tuple:
         return ray.util.get_node_ip_address(), *ports
 
 
-def await_nodes(address: str, seconds: float, names: list[str], unless: str = "") -> list[str]:
-    """Wait until every node has joined the Ray at `address`; those that have not within `seconds`, or once a file `unless` is there."""
+def await_nodes(address: str, seconds: float, names: list[str]) -> list[str]:
+    """Wait until every node has joined the Ray at `address`; those that have not within `seconds`."""
     import ray
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     end, missing = time.monotonic() + seconds, list(names)
-    while missing and time.monotonic() < end and not os.path.exists(unless):
+    while missing and time.monotonic() < end:
         try:
             if not ray.is_initialized():
                 ray.init(address=address, logging_level="CRITICAL", log_to_driver=False)
