@@ -71,7 +71,8 @@ class Slurm:
 
     def _scancel(self, submission: Submission, options: list[str]) -> None:
         done = _call(["scancel", "--quiet", *options, *_on(submission), submission.id])
-        if done.returncode and not any(words in done.stderr for words in ("Invalid job id", "already completing", "already completed")):
+        # --quiet says nothing of a job that ended meanwhile
+        if done.returncode and done.stderr.strip() and not any(words in done.stderr for words in ("Invalid job id", "already complet")):
             raise BadInput(f"scancel: {_words(done)}")
 
 

@@ -136,4 +136,4 @@ def test_what_sbatch_refuses_is_told_and_leaves_nothing_behind(jobs):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "slurm").glob("*.sbatch")), ids=lambda path: path.name)
 def test_slurm_itself_takes_the_files_for_use_by_hand(jobs, path):
-    jobs.machine.ask("sbatch", "--test-only", "--time=1", "--partition=main", "--gpus-per-node=0", str(path))
+    jobs.machine.ask("sbatch", "--test-only", "--time=1", "--partition=main", "--cpus-per-task=1", str(path))
