@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test slow proof clean
+.PHONY: setup demo test slow slurm proof clean
 
 setup: .venv/ready
 
@@ -20,7 +20,10 @@ test: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 slow: setup
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not proof'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not proof and not slurm'
+
+slurm: setup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m slurm tests/cluster/slurm
 
 proof: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m proof -rP

@@ -6,6 +6,7 @@ import sys
 import traceback
 from importlib.metadata import version
 
+from pipeline.bench.verbs import add_benches
 from pipeline.config.errors import BadInput, Failed, Stopped
 from pipeline.config.files import DISK_FULL
 from pipeline.config.stopping import finish, raise_on_signals
@@ -75,20 +76,16 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _with_config(verb("run", _run, "one run: every stage of the config, resuming what exists"))
     run.add_argument("--until", metavar="STAGE", help="stop after data, dense, baseline, search, shrink, ... and print that stage's directory")
-    _with_config(verb("sweep", _sweep, "a group: every combination of the config's sweep lists, resuming what exists; then the report"))
+    sweep = _with_config(verb("sweep", _sweep, "a group: every combination of the config's sweep lists, resuming what exists; then the report"))
+    sweep.add_argument("--part", metavar="N", type=int, help="only run number N (from 0) of the group, in this process: for array jobs")
+    submit = verbs.add_parser("submit", help="a cluster job").add_subparsers(required=True, metavar="WHERE", parser_class=_Parser)
+    slurm = _with_config(verb("slurm", _submit_slurm, "an sbatch job for a run, or a group where the config has sweep lists; prints its id", submit))
+    slurm.add_argument("--site", metavar="FILE", help="partition, account, sizes, ...; default: GFS_SITE, else ~/.config/goodsubnets/slurm.yaml")
+    slurm.add_argument("--array", action="store_true", help="a group as an array, each run a task; else one job with Ray Tune")
+    slurm.add_argument("--dry-run", action="store_true", help="only print the script")
     _with_config(verb("check", _check, "dry run: config, data, network, dense accuracy, budgets, estimates"))
     bench = verbs.add_parser("bench", help="measured ratios").add_subparsers(required=True, metavar="WHAT", parser_class=_Parser)
-    scaling = verb("scaling", _bench_scaling, "two Ray workers beside two bare processes that do the halves", bench)
-    scaling.add_argument("--json", metavar="FILE", help="write the rows there too")
-    counted = verb("coordinator", _bench_coordinator, "answers and choices that one coordinator takes in, with 64 simulated workers", bench)
-    counted.add_argument("--json", metavar="FILE", help="write the rows there too")
-    data = verb("data", _bench_data, "the scoring and training streams beside timm's reader of the same shards", bench)
-    data.add_argument("--json", metavar="FILE", help="write the rows there too")
-    data.add_argument("--images", metavar="N", type=int, default=256, help="images drawn for it; default: 256")
-    selection = verb("selection", _bench_selection, "searches beside the forward passes that they need", bench)
-    selection.add_argument("--json", metavar="FILE", help="write the rows there too")
-    selection.add_argument("--images", metavar="N", type=int, help="images of a Gram pass, at most of a walk; default: as fits the network")
-    selection.add_argument("--network", metavar="NAME", action="append", help="a timm name, given once or more; default: mobilenetv2_100, resnet50")
+    add_benches(lambda name, function, description: verb(name, function, description, bench))
     status = verb("status", _status, "where a run or a group stands")
     status.add_argument("path", help=PATH)
     status.add_argument("--json", action="store_true", help="one object, as the schema `status` says")
@@ -142,10 +139,16 @@ def _sweep(options) -> None:
 
     sweep = plan_sweep(options.config, options.overrides)
 
-    from pipeline.cluster.sweep import run_sweep
     from pipeline.report.build import build_report
-    from pipeline.view.watching import group_shown
 
+    if options.part is not None:
+        from pipeline.cluster.part import run_part
+
+        run_part(sweep, options.part, lambda folder: build_report([folder], folder / "report"))
+        return print(sweep.folder)
+
+    from pipeline.cluster.sweep import run_sweep
+    from pipeline.view.watching import group_shown
     with group_shown(sweep.folder, sys.stderr):
         group = run_sweep(sweep, lambda folder: build_report([folder], folder / "report"))
     print(summarise_group(sweep.folder, group))
@@ -153,6 +156,25 @@ def _sweep(options) -> None:
     failed = [run for run in group["runs"] if run["state"] == "failed"]
     if failed:
         raise Failed(f"group {sweep.folder.name}: {len(failed)} of {len(group['runs'])} runs failed; {failed[0]['run']}: {failed[0]['error']}")
+
+
+def _submit_slurm(options) -> None:
+    from pipeline.submit.site import load_site
+
+    site = load_site(options.site)
+
+    from pipeline.submit.job import plan_job, submit_job
+    from pipeline.submit.submitted import at_work
+
+    planned = plan_job(options.config, options.overrides, site, options.array)
+    if options.dry_run:
+        print(planned.text, end="")
+    elif planned.is_done:
+        print(f"{planned.folder}: is done; nothing was submitted", file=sys.stderr)
+    else:
+        submission = submit_job(planned, at_work)
+        print(planned.folder)
+        print(submission.id)
 
 
 def _check(options) -> None:
@@ -171,42 +193,6 @@ def _check(options) -> None:
 
         check_run(config, print)
     print("ok")
-
-
-def _bench_scaling(options) -> None:
-    from pipeline.bench.scaling import bench_scaling
-
-    _tell_rows(bench_scaling(_progress), options)
-
-
-def _bench_coordinator(options) -> None:
-    from pipeline.bench.coordinator import bench_coordinator
-
-    _tell_rows(bench_coordinator(_progress), options)
-
-
-def _bench_data(options) -> None:
-    from pipeline.bench.data import bench_data
-
-    _tell_rows(bench_data(_progress, options.images), options)
-
-
-def _bench_selection(options) -> None:
-    from pipeline.bench.selection import NETWORKS, bench_selection
-
-    _tell_rows(bench_selection(_progress, options.network or NETWORKS, options.images), options)
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _tell_rows(rows, options) -> None:
-    from pipeline.bench.rows import save, table
-
-    if options.json:
-        save(rows, options.json)
-    print(table(rows))
 
 
 def _status(options) -> None:

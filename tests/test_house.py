@@ -12,7 +12,7 @@ LAYERS = (
     {"config", "journal", "selection"},
     {"data", "networks", "training", "evaluation", "tensorfile"},
     {"search", "pruners"},
-    {"stages", "chain", "cluster", "tracking"},
+    {"stages", "chain", "cluster", "submit", "tracking"},
     {"cli", "report", "view", "bench", "pruning", "__init__"},
 )
 ONLY_IN = {

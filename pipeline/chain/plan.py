@@ -69,7 +69,11 @@ class Sweep:
 
 def plan_sweep(path: str, overrides=()) -> Sweep:
     """Read and check a sweep's config. Raises BadInput naming file, key and, where only some runs are at fault, the combination."""
-    plain = read_plain(path, overrides)
+    return plan_plain(read_plain(path, overrides), path)
+
+
+def plan_plain(plain: dict, path: str) -> Sweep:
+    """The sweep of settings that were read from `path`. Raises as `plan_sweep`."""
     runs: dict[str, Planned] = {}
     known: dict[str, dict] = {}
     combinations = list(combine(plain))

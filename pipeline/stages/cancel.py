@@ -14,8 +14,10 @@ from pipeline.stages.command import command_of
 from pipeline.stages.groups import GROUP, read_names, run_state
 from pipeline.stages.lock import is_live, read_holder
 from pipeline.stages.status import GroupStatus, open_status
+from pipeline.submit.submission import JOB
+from pipeline.submit.submitted import at_work, stop_job
 
-WAIT_SECONDS, AGAIN_SECONDS, LOOK_SECONDS = 180.0, 30.0, 0.1
+WAIT_SECONDS, AGAIN_SECONDS, LOOK_SECONDS, ASK_SECONDS = 180.0, 30.0, 0.1, 1.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ def cancel(path: str, say, wait_seconds: float = WAIT_SECONDS) -> str:
     """
     looked = open_status(path)
     folder, is_group = looked.folder, isinstance(looked, GroupStatus)
+    if words := at_work(folder):
+        say(f"{folder.name}: {words}; it is asked to stop")
+        _stop_job(folder, wait_seconds)
+        return _after_job(folder, looked.look())
     locks = _locks_of_group(folder) if is_group else _locks_of_run(folder)
     if not locks:
         return f"{folder.name}: nothing is running; it is {looked.look()['state']}"
@@ -101,6 +107,26 @@ def _stop(folder: Path, locks: list[Held], wait_seconds: float) -> None:
                 _ask(folder, held)
             asked = now
         time.sleep(LOOK_SECONDS)
+
+
+def _after_job(folder: Path, status: dict) -> str:
+    if status["state"] == "done":
+        return f"{folder.name}: was done before it could be stopped"
+    verb = f"submit {status['job']['launcher']}"
+    return f"{folder.name}: {status['state']}; go on with: {command_of(folder, verb, f'{JOB}/config.yaml')}"
+
+
+def _stop_job(folder: Path, wait_seconds: float) -> None:
+    """Ask the job to stop, once more after a while, until its launcher says that it is gone."""
+    end, asked = time.monotonic() + wait_seconds, float("-inf")
+    while words := at_work(folder):
+        now = time.monotonic()
+        if now > end:
+            raise Stopped(f"{folder.name}: {words} and has not stopped within {wait_seconds:g} s; give the command again")
+        if now - asked > AGAIN_SECONDS:
+            stop_job(folder)
+            asked = now
+        time.sleep(ASK_SECONDS)
 
 
 def _ask(folder: Path, held: Held) -> None:

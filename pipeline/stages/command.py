@@ -9,9 +9,9 @@ from pipeline.config.errors import BadInput
 from pipeline.config.yaml import parse
 
 
-def command_of(folder: Path, verb: str) -> str:
-    """`gfs VERB -c FOLDER/config.yaml`; with the directory to go to first where the config's own paths begin elsewhere."""
-    file = Path(folder) / "config.yaml"
+def command_of(folder: Path, verb: str, name: str = "config.yaml") -> str:
+    """`gfs VERB -c FOLDER/NAME`; with the directory to go to first where the config's own paths begin elsewhere."""
+    file = Path(folder) / name
     place = _began_in(Path(folder), file)
     if place is None or place == Path.cwd():
         return f"gfs {verb} -c {shlex.quote(str(file))}"

@@ -17,8 +17,10 @@ from pipeline.stages.groups import GROUP, read_names, run_state
 from pipeline.stages.lock import is_live
 from pipeline.stages.standing import STAGES, Standing
 from pipeline.stages.tail import Tail
+from pipeline.submit.submission import SUBMISSION
+from pipeline.submit.submitted import Submitted
 
-MARKS = ("config.yaml", "error.json", "result.json")  # of a run directory, one of them is there
+MARKS = ("config.yaml", "error.json", "result.json", SUBMISSION)  # of a run directory, one of them is there
 
 
 def open_status(path: str) -> "RunStatus | GroupStatus":
@@ -56,6 +58,7 @@ class RunStatus:
         self.folder = Path(folder)
         self.tail, self.standing = Tail(self.folder / "metrics.jsonl"), self._fresh()
         self.config: dict | None = None
+        self.submitted = Submitted(self.folder)
 
     def look(self) -> dict:
         """Schema `status`; `progress` and `eta_seconds` are of the stage. Beside it the share of the whole run, how it ended, what came out."""
@@ -66,7 +69,7 @@ class RunStatus:
             raise _unreadable(self.folder, refused) from refused
         standing, running, done = self.standing, state == "running", state == "done"
         result = _result_of(self.folder) if done else {}
-        return {
+        return self.submitted.adjust({
             "run": self.folder.resolve().name,
             "state": state,
             "stage": standing.stage,
@@ -80,7 +83,7 @@ class RunStatus:
             "error": error,
             "top1_untrained": _number(result.get("top1_selected")),
             "top1": _number(result.get("top1")),
-        }
+        })
 
     def _fresh(self) -> Standing:
         return Standing(self._units_of, self._epochs_of)
@@ -132,6 +135,7 @@ class GroupStatus:
         self.folder = Path(folder)
         self.runs: dict[str, RunStatus] = {}
         self.ended: dict[str, dict] = {}  # runs that are done stay as they are
+        self.submitted = Submitted(self.folder)
 
     def look(self) -> dict:
         """Schema `status`; beside it the status of each run."""
@@ -143,7 +147,7 @@ class GroupStatus:
         runs = [self._of(name) for name, _ in names]
         state = _state([run["state"] for run in runs], driven)
         running = [run for run in runs if run["state"] == "running"]
-        return {
+        return self.submitted.adjust({
             "run": self.folder.resolve().name,
             "state": state,
             "stage": running[0]["stage"] if running else None,
@@ -154,7 +158,7 @@ class GroupStatus:
             "workers": sum(run["workers"] for run in runs),
             "job": None,
             "runs": runs,
-        }
+        })
 
     def _of(self, name: str) -> dict:
         if name in self.ended:
@@ -190,7 +194,7 @@ class GroupStatus:
 
 
 def _state(states: list[str], driven: bool) -> str:
-    """Of a group; it is never pending, since its directory is there once it began."""
+    """Of a group by its runs; pending is only one that waits as a cluster job, which its launcher tells."""
     if driven or "running" in states:
         return "running"
     if states and set(states) == {"done"}:

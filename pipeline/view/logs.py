@@ -45,7 +45,7 @@ def show_logs(path: str, follow: bool, show) -> None:
     looked = open_status(path)
     logs, ending = Logs(looked.folder, isinstance(looked, GroupStatus)), Ending()
     while True:
-        has_ended = not follow or ending.has_come(looked.look()["state"])  # asked first: no line of the end is lost
+        has_ended = not follow or ending.has_come(looked.look())  # asked first: no line of the end is lost
         for line in logs.look():
             show(line)
         if has_ended:

@@ -9,7 +9,7 @@ from rich.text import Text
 from pipeline.stages.status import GroupStatus, RunStatus
 from pipeline.view.logs import STAMP, Logs, is_stamp
 from pipeline.view.table import COLOURS, cell, group_table
-from pipeline.view.words import accuracies, counts, duration, percent, printable
+from pipeline.view.words import accuracies, counts, duration, job_of, percent, printable
 
 BLOCKS, LEVELS = " ▁▂▃▄▅▆▇█", 8
 LOG_LINES, SPARK_WIDTH, BAR_WIDTH = 6, 40, 20
@@ -49,7 +49,8 @@ def picture_of_group(looked: GroupStatus, console: Console):
 
 
 def _framed(status: dict, inside) -> Panel:
-    title = Text.assemble(" ", cell(status["run"], "bold"), "  ", cell(status["state"], COLOURS[status["state"]]), " ")
+    job = [cell(f" {words} ", "dim") for words in job_of(status)]
+    title = Text.assemble(" ", cell(status["run"], "bold"), "  ", cell(status["state"], COLOURS[status["state"]]), " ", *job)
     return Panel(inside, title=title, title_align="left", border_style="dim")
 
 

@@ -71,7 +71,7 @@ def _looks(looked):
     while True:
         status = looked.look()
         yield status
-        if ending.has_come(status["state"]):
+        if ending.has_come(status):
             return
         time.sleep(LOOK_SECONDS)
 

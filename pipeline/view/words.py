@@ -43,7 +43,16 @@ def _of_run(status: dict) -> str:
         parts.append(f"{duration(status['eta_seconds'])} left of it")
     if status["workers"] > 1:
         parts.append(f"{status['workers']} workers")
-    return ", ".join(parts) + (f": {status['error']}" if status.get("error") else "")
+    return ", ".join(parts + job_of(status)) + (f": {status['error']}" if status.get("error") else "")
+
+
+def job_of(status: dict) -> list[str]:
+    """The cluster job behind it, with where it stands when that was asked."""
+    job = status.get("job")
+    if not job:
+        return []
+    standing = f" is {job['state']}" + (f" ({job['reason']})" if job["reason"] else "") if "state" in job else ""
+    return [f"{job['launcher']} job {job['id']}{standing}"]
 
 
 def accuracies(status: dict) -> list[str]:
@@ -58,7 +67,7 @@ def _of_group(status: dict) -> str:
         parts.append(percent(status["progress"]))
     if status["state"] == "running" and status["eta_seconds"] is not None:
         parts.append(f"about {duration(status['eta_seconds'])} left")
-    return ", ".join(parts)
+    return ", ".join(parts + job_of(status))
 
 
 def counts(runs: list[dict]) -> str:
