@@ -21,7 +21,7 @@ PARTS = 128  # a share is a whole number of these: runs that allow another drop 
 
 @dataclass(frozen=True)
 class Tried:
-    """A share that was tried: validation top-1 lost (percentage points), what that cost, and how much of it its search alone."""
+    """A share that was tried: validation top-1 lost (percentage points), what that cost, and how much of it its search and second pass alone."""
 
     drop: float
     images: int
@@ -109,7 +109,8 @@ def _try(context: Context, data: Done, dense: Dense, top1: float, part: int) -> 
     split, folder = splits_of(data).train, selected["shrink"].folder
     order, began = validation_order(split), time.monotonic()
     found = accuracy(one, split, order, dense, open_shrunk(dense, folder, folder / MODEL), f"{part / PARTS:.1%}")
-    search = {name: selected["search"].facts[name] for name in ("images", "macs", "seconds")}  # scores and curves are the run's own
+    chosen = (selected["search"].facts, selected["shrink"].facts)  # scores and curves are the run's own
+    search = {name: sum(facts.get(name, 0) for facts in chosen) for name in ("images", "macs", "seconds")}
     macs = search["macs"] + len(order) * selected["shrink"].facts["cost"]["pruned"]["macs"]
     seconds = search["seconds"] + time.monotonic() - began
     return Tried(round(top1 - found["top1"], 4), search["images"] + len(order), macs, seconds, search)

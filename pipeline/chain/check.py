@@ -154,7 +154,7 @@ def _seconds(config: Config, forward: float, target: Target, samples) -> dict[st
         "baseline": samples["test"].total,
         "search": scored + measured,
         "shrink": 2 * (prune.calibration_samples or 0) if prune.second_pass else 0,
-        "bisection": (scored + measured) * 7 if "top1_drop" in config.budget else 0,  # and as many looks at validation
+        "bisection": (scored + measured + 2 * (prune.calibration_samples or 0) * bool(prune.second_pass)) * 7 if "top1_drop" in config.budget else 0,  # and as many looks at validation
         "train": train * (3 * share + config.train.distill),
         "untrained": 2 * samples["test"].total * share + config.evaluate.recalibration_samples,
         "evaluate": 2 * samples["test"].total * share if train else 0,

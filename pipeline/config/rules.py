@@ -111,6 +111,7 @@ def _shipped(prune: Prune, refuse) -> Prune:
     if prune.selector not in CRITERIA:
         refuse(f"prune.as_shipped: true does not go with prune.selector {prune.selector!r}; give one of {', '.join(CRITERIA)}")
     own = {"refit": ("none",), "allocation": (None, "uniform"), "units": (["hidden", "stream"],), "round_to": (None,)}
+    own |= {"second_pass": (None, False)}
     for key, allowed in own.items():
         if key in prune.model_fields_set and (value := getattr(prune, key)) not in allowed:
             refuse(f"prune.{key}: {value!r} does not go with prune.as_shipped, which takes {allowed[-1]}; set one of the two")

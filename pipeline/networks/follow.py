@@ -38,7 +38,7 @@ HARMLESS_FACTS = {"dim", "ndim", "dtype", "device"}
 
 def follow(network: nn.Module, graph: Graph) -> tuple[list[Group], dict, list[Branch]]:
     """(groups in the order they begin, {step: Flow} of every step that carries channels, the branches of residual sums)."""
-    flows, groups, branches, shared = {}, [], [], _shared(network, graph)
+    flows, groups, branches, shared = {}, [], [], used_elsewhere(network, graph)
 
     def new(layout, **fields):
         groups.append(Group(**fields))
@@ -231,7 +231,7 @@ def _is_harmless(node, layout: str) -> bool:
     return False
 
 
-def _shared(network, graph) -> dict[str, str]:
+def used_elsewhere(network, graph) -> dict[str, str]:
     """{path: what} of modules with weights that are called twice, or whose weights are also used elsewhere."""
     used = [node.target for node in graph.nodes if node.op == "call_module"]
     owners: dict[int, set] = {}

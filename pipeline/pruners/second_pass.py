@@ -5,13 +5,17 @@ the dense layer's output, of the outputs that are left, on what the shrunk netwo
 """
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
+from pipeline.config.errors import Failed
 from pipeline.config.settings import Scoring
+from pipeline.networks.follow import LINEARS, used_elsewhere
 from pipeline.networks.units import Units
+from pipeline.search.actor import compute_exactly
 from pipeline.search.columns import input_columns, output_shape
 from pipeline.search.positions import drawn_positions
 from pipeline.search.products import Products
@@ -42,40 +46,51 @@ class Samples:
 def layers_of(units: Units, network: nn.Module, kept: dict[str, tuple[int, ...]], limit: int) -> list[Layer]:
     """All conv and linear layers of `network` that run once and read at most `limit` columns, in their order.
 
-    Grouped convs and kinds with a forward of their own stay as they are.
+    Grouped convs, kinds with a forward of their own, and layers whose weights are used elsewhere too stay as they are.
     """
     left = {}
     for name, neurons in kept.items():
         unit = units.units[name]
         left |= dict.fromkeys((*unit.producers, *unit.excites), unit.laid(neurons))
     steps = [(i, node) for i, node in enumerate(units.graph.nodes) if node.op == "call_module"]
-    paths = [node.target for _, node in steps]
-    found = [(i, node) for i, node in steps if paths.count(node.target) == 1 and _is_fitted(network.get_submodule(node.target), limit)]
+    fixed = used_elsewhere(network, units.graph)
+    found = [(i, node) for i, node in steps if node.target not in fixed and _is_fitted(network.get_submodule(node.target), limit)]
     return [Layer(node.target, i, node.all_input_nodes[0], left.get(node.target)) for i, node in found]
 
 
 def _is_fitted(module: nn.Module, limit: int) -> bool:
-    if type(module) not in (nn.Linear, nn.Conv2d) or module.weight[0].numel() > limit:
+    if type(module) not in (*LINEARS, nn.Conv2d) or module.weight[0].numel() > limit:
         return False
-    return type(module) is nn.Linear or (module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str))
+    return type(module) in LINEARS or (module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str))
 
 
 @torch.inference_mode()
 def refit_layers(dense: nn.Module, shrunk: nn.Module, units: Units, kept, samples: Samples, ridge: float, scoring: Scoring, observe) -> None:
     """Re-fit the layers of `shrunk` in place, each with a pull of `ridge` toward its weights as they are; `kept`: {unit: neurons}."""
-    torch.set_num_threads(scoring.threads)
+    compute_exactly(scoring.threads)
     pairs, layers = _Pairs(units.graph, dense, shrunk, samples, scoring), layers_of(units, shrunk, kept, scoring.gram_limit)
     for number, layer in enumerate(layers):
         before, module = dense.get_submodule(layer.path), shrunk.get_submodule(layer.path)
         wanted = before.weight.flatten(1) if layer.left is None else before.weight.flatten(1)[list(layer.left)]
         products = Products(1, wanted)
-        for place, whole, cut in pairs.at([one.step for one in layers[: number + 1]]):
-            positions = _positions(module, cut[layer.reads], layer.path, place, samples, scoring)
-            products.add(*(input_columns(one, values[layer.reads], positions) for one, values in ((module, cut), (before, whole))))
-        sums, weight = products.close(), module.weight.flatten(1)
-        found = Quadratic(sums["gram"], sums["cross"], float(sums["total"]), weight.double(), 1, torch.finfo(weight.dtype).eps)
-        module.weight.copy_(refit(ridged(found, ridge), range(weight.shape[1])).to(weight).view_as(module.weight))
+        with _told(layer.path):
+            for place, whole, cut in pairs.at([one.step for one in layers[: number + 1]]):
+                positions = _positions(module, cut[layer.reads], layer.path, place, samples, scoring)
+                products.add(*(input_columns(one, values[layer.reads], positions) for one, values in ((module, cut), (before, whole))))
+            sums, weight = products.close(), module.weight.flatten(1)
+            found = Quadratic(sums["gram"], sums["cross"], float(sums["total"]), weight.double(), 1, torch.finfo(weight.dtype).eps)
+            module.weight.copy_(refit(ridged(found, ridge), range(weight.shape[1])).to(weight).view_as(module.weight))
         observe({"event": "layer", "layer": layer.path, "done": number + 1, "total": len(layers), "unit_name": "layers"})
+
+
+@contextmanager
+def _told(path: str):
+    """Memory that runs out names the layer and the settings."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise Failed(f"second pass, layer {path}: does not fit memory ({reason}); lower scoring.gram_limit, scoring.batch or scoring.memory_limit") from error
 
 
 def _positions(module, read, path, place, samples, scoring) -> torch.Tensor | None:
@@ -109,14 +124,16 @@ class _Pairs:
             place += len(batch.labels)
 
     def _moved(self, network, values, start, stop) -> dict:
-        found = self.graph.run(network, {node: _copied(node, value) for node, value in values.items()}, start, stop)
-        return {node: in_one_layout(value) if torch.is_tensor(value) else value for node, value in found.items()}
+        found = self.graph.run(network, _copied(values), start, stop)
+        laid = {id(value): in_one_layout(value) if torch.is_tensor(value) else value for value in found.values()}
+        return {node: laid[id(value)] for node, value in found.items()}
 
     def _size(self, pairs) -> int:
         tensors = (value for pair in pairs for values in pair for value in values.values() if torch.is_tensor(value))
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _copied(node, value):
-    """A copy, since some steps work in place; a network's own parameters, and what is no tensor, as they are."""
-    return value if node.op == "get_attr" or not torch.is_tensor(value) else value.clone()
+def _copied(values: dict) -> dict:
+    """Copies, since some steps work in place, one for each tensor however many steps gave it; parameters and what is no tensor as they are."""
+    copies = {id(value): value.clone() for node, value in values.items() if node.op != "get_attr" and torch.is_tensor(value)}
+    return {node: copies.get(id(value), value) if node.op != "get_attr" else value for node, value in values.items()}

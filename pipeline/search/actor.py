@@ -40,13 +40,18 @@ class Bench:
     seed: int | None
 
 
+def compute_exactly(threads: int) -> None:
+    """Set torch's switches so that sums come out the same every time, and in full float32, in which picks are compared."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 class Actor:
     """Answers questions about one frozen network. Nothing it keeps changes an answer, only how soon it comes."""
 
     def __init__(self, bench: Bench):
-        torch.set_num_threads(bench.scoring.threads)
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # picks are compared in full float32
+        compute_exactly(bench.scoring.threads)
         self.bench = bench
         self.dense = copy.deepcopy(bench.network).to(bench.device, memory_format=torch.channels_last).eval()
         self.committed: dict[str, Choice] = {}

@@ -46,7 +46,7 @@ def passed(dense, kinds=("hidden",), scoring=Scoring(batch=16), choices=None, **
 def output_of(network, path, images, read: bool):
     """What a layer reads, or writes, when the network sees the images."""
     seen = []
-    handle = network.get_submodule(path).register_forward_hook(lambda module, given, found: seen.append(given[0] if read else found))
+    handle = network.get_submodule(path).register_forward_hook(lambda module, given, found: seen.append((given[0] if read else found).clone()))
     with torch.no_grad():
         network(images)
     handle.remove()
@@ -170,3 +170,50 @@ def test_any_pruner_with_a_refit_may_have_it_and_its_network_is_saved(selector, 
 def test_a_second_pass_goes_with_least_squares_alone(refit):
     with pytest.raises(BadInput, match=f"prune.second_pass: true does not go with prune.refit '{refit}'"):
         prune(shaken(tiny(num_classes=3)), [torch.randn(4, 1, 28, 28)], selector="l1", refit=refit, second_pass=True)
+
+
+def test_layers_with_one_weight_between_them_stay_as_they_are():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.stem, self.left, self.right, self.last = conv(3, 8), conv(8, 8), conv(8, 8, 1), conv(8, 8, 1), nn.Linear(8, 3)
+            self.right.weight = self.left.weight
+
+        def forward(self, x):
+            x = self.stem(functional.relu(self.first(x)))
+            x = x + self.left(x)
+            return self.last((x + self.right(x)).mean((2, 3)))
+
+    dense = shaken(Tied())
+    assert [layer.path for layer in layers_of(find_units(dense, ["hidden"]), dense, {}, LIMIT)] == ["first", "stem", "last"]
+
+
+def test_a_value_that_two_steps_hold_is_still_one_behind_a_stop():
+    class Alias(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.same, self.rectify = conv(3, 8), nn.Identity(), nn.ReLU(inplace=True)
+            self.first, self.second, self.last = conv(8, 8), conv(8, 8, 1), nn.Linear(8, 3)
+
+        def forward(self, x):
+            kept = self.stem(x)
+            other = self.same(kept)
+            seen = functional.relu(self.first(kept))
+            self.rectify(kept)  # other too
+            return self.last((self.second(seen) + other).mean((2, 3)))
+
+    units, dense, network, after = passed(shaken(Alias()))
+    left = {path: unit.laid(range(0, unit.width, 2)) for unit in units.units.values() for path in unit.producers}
+    for path in ("stem", "first", "second", "last"):
+        module = network.get_submodule(path)
+        expected = solved(dense, network, path, list(left.get(path, range(module.weight.shape[0]))), stream().images)
+        module.weight.data = expected.view_as(module.weight)
+        torch.testing.assert_close(after.get_submodule(path).weight.detach().flatten(1), expected, rtol=1e-7, atol=1e-9)
+
+
+def test_switches_are_exact_within_a_pass_and_the_callers_again_behind_prune():
+    before = torch.backends.cudnn.deterministic
+    prune(shaken(tiny(num_classes=3)), [torch.randn(8, 1, 28, 28)], budget={"width": 0.5}, selector="l1", allocation="uniform", second_pass=True)
+    assert torch.backends.cudnn.deterministic == before
+    passed(shaken(Residual()))
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.allow_tf32
