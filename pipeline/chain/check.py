@@ -146,6 +146,7 @@ def _seconds(config: Config, forward: float, target: Target, samples) -> dict[st
     scored = steps * config.scoring.batch * (min(prune.candidates or 10**9, max(target.dense_widths.values())) + 1)
     measured = (prune.calibration_samples or 0) * (2 if prune.mode == "sequential" else 1)
     probes = (prune.probe_samples or 0) * len(target.dense_widths) * (2 + len(PROBED)) / 2  # half the network behind a unit
+    again = 2 * (prune.calibration_samples or 0) if prune.second_pass else 0
     found = {
         "curves": probes,
         "scores": 3 * (prune.calibration_samples or 0) if scores_settings(config) else 0,
@@ -153,8 +154,8 @@ def _seconds(config: Config, forward: float, target: Target, samples) -> dict[st
         "dense": 3 * config.dense.epochs * samples["train"].total if config.network.weights is None else 0,
         "baseline": samples["test"].total,
         "search": scored + measured,
-        "shrink": 2 * (prune.calibration_samples or 0) if prune.second_pass else 0,
-        "bisection": (scored + measured + 2 * (prune.calibration_samples or 0) * bool(prune.second_pass)) * 7 if "top1_drop" in config.budget else 0,  # and as many looks at validation
+        "shrink": again,
+        "bisection": (scored + measured + again) * 7 if "top1_drop" in config.budget else 0,  # and as many looks at validation
         "train": train * (3 * share + config.train.distill),
         "untrained": 2 * samples["test"].total * share + config.evaluate.recalibration_samples,
         "evaluate": 2 * samples["test"].total * share if train else 0,

@@ -51,6 +51,7 @@ def await_nodes(address: str, seconds: float, names: list[str]) -> list[str]:
     while missing and time.monotonic() < end:
         try:
             if not ray.is_initialized():
+                _knock(address)
                 ray.init(address=address, logging_level="CRITICAL", log_to_driver=False)
             alive = {node["NodeName"] for node in ray.nodes() if node["Alive"]}
             missing = [name for name in names if name not in alive]
@@ -59,6 +60,12 @@ def await_nodes(address: str, seconds: float, names: list[str]) -> list[str]:
         time.sleep(LOOK_SECONDS if missing else 0)
     ray.shutdown()
     return missing
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=5).close()
 
 
 if __name__ == "__main__":

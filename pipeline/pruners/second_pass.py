@@ -90,7 +90,8 @@ def _told(path: str):
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise Failed(f"second pass, layer {path}: does not fit memory ({reason}); lower scoring.gram_limit, scoring.batch or scoring.memory_limit") from error
+        settings = "scoring.gram_limit, scoring.batch or scoring.memory_limit"
+        raise Failed(f"second pass, layer {path}: does not fit memory ({reason}); lower {settings}") from error
 
 
 def _positions(module, read, path, place, samples, scoring) -> torch.Tensor | None:
