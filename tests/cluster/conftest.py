@@ -29,9 +29,9 @@ def prepared(tmp_path_factory) -> Path:
     return runs
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_of_four():
-    """A local Ray with room for four workers; a search in this process joins it."""
+    """A local Ray with room for four workers; a search in this process joins it, and so would tests of other modules, if it stayed."""
     from pipeline.cluster.session import connected
 
     with connected(Cluster(), 4) as ray:

@@ -89,6 +89,7 @@ def bundles_of(ray) -> list[list[float]]:
 @pytest.mark.slow
 def test_workers_hold_all_cores_of_a_trial_and_are_gone_when_it_trains(tmp_path, image_folder):
     with connected(Cluster(), cpus=2) as ray:
+        assert ray.cluster_resources()["CPU"] == 2, "a Ray that an earlier test left behind"
         sweep = plan(tmp_path, image_folder, "cluster.workers=2")
 
         def look():
