@@ -56,6 +56,13 @@ def pool_up(x: torch.Tensor, least: int) -> torch.Tensor:
     return functional.adaptive_avg_pool2d(x, [max(least, side) for side in x.shape[2:]]) if min(x.shape[2:]) < least else x
 
 
+def copied(values: dict) -> dict:
+    """Copies of live values, for steps in place: one for each tensor however many steps gave it; parameters, which no step may
+    change, and what is no tensor as they are."""
+    copies = {id(value): value.clone() for node, value in values.items() if node.op != "get_attr" and torch.is_tensor(value)}
+    return {node: value if node.op == "get_attr" else copies.get(id(value), value) for node, value in values.items()}
+
+
 class Graph:
     """The steps of `network` in order. `nodes[i]` is step i; a cut at p lies before step p."""
 

@@ -4,20 +4,18 @@ A search re-fits the readers of one unit after the other. This pass goes from in
 the dense layer's output, of the outputs that are left, on what the shrunk network now gives it to read.
 """
 
-import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
-from pipeline.config.errors import Failed
 from pipeline.config.settings import Scoring
 from pipeline.networks.follow import LINEARS, used_elsewhere
+from pipeline.networks.graph import copied
 from pipeline.networks.units import Units
-from pipeline.search.actor import compute_exactly
-from pipeline.search.columns import input_columns, output_shape
-from pipeline.search.positions import drawn_positions
+from pipeline.search.columns import input_columns
+from pipeline.search.computing import compute_exactly, within_memory
+from pipeline.search.positions import positions_read
 from pipeline.search.products import Products
 from pipeline.search.walk import GIB, in_one_layout
 from pipeline.selection.quadratic import Quadratic, refit, ridged
@@ -73,32 +71,14 @@ def refit_layers(dense: nn.Module, shrunk: nn.Module, units: Units, kept, sample
         before, module = dense.get_submodule(layer.path), shrunk.get_submodule(layer.path)
         wanted = before.weight.flatten(1) if layer.left is None else before.weight.flatten(1)[list(layer.left)]
         products = Products(1, wanted)
-        with _told(layer.path):
+        with within_memory(f"second pass, layer {layer.path}", "scoring.gram_limit, scoring.batch or scoring.memory_limit"):
             for place, whole, cut in pairs.at([one.step for one in layers[: number + 1]]):
-                positions = _positions(module, cut[layer.reads], layer.path, place, samples, scoring)
+                positions = positions_read(module, cut[layer.reads], scoring.positions, samples.seed, layer.path, place)
                 products.add(*(input_columns(one, values[layer.reads], positions) for one, values in ((module, cut), (before, whole))))
             sums, weight = products.close(), module.weight.flatten(1)
             found = Quadratic(sums["gram"], sums["cross"], float(sums["total"]), weight.double(), 1, torch.finfo(weight.dtype).eps)
             module.weight.copy_(refit(ridged(found, ridge), range(weight.shape[1])).to(weight).view_as(module.weight))
         observe({"event": "layer", "layer": layer.path, "done": number + 1, "total": len(layers), "unit_name": "layers"})
-
-
-@contextmanager
-def _told(path: str):
-    """Memory that runs out names the layer and the settings."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        settings = "scoring.gram_limit, scoring.batch or scoring.memory_limit"
-        raise Failed(f"second pass, layer {path}: does not fit memory ({reason}); lower {settings}") from error
-
-
-def _positions(module, read, path, place, samples, scoring) -> torch.Tensor | None:
-    each = math.prod(output_shape(module, read)[1:-1])
-    if scoring.positions is None or each <= scoring.positions:
-        return None
-    return drawn_positions(samples.seed, path, place, len(read), each, scoring.positions).to(read.device)
 
 
 class _Pairs:
@@ -125,7 +105,7 @@ class _Pairs:
             place += len(batch.labels)
 
     def _moved(self, network, values, start, stop) -> dict:
-        found = self.graph.run(network, _copied(values), start, stop)
+        found = self.graph.run(network, copied(values), start, stop)
         laid = {id(value): in_one_layout(value) if torch.is_tensor(value) else value for value in found.values()}
         return {node: laid[id(value)] for node, value in found.items()}
 
@@ -133,8 +113,3 @@ class _Pairs:
         tensors = (value for pair in pairs for values in pair for value in values.values() if torch.is_tensor(value))
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-
-def _copied(values: dict) -> dict:
-    """Copies, since some steps work in place, one for each tensor however many steps gave it; parameters and what is no tensor as they are."""
-    copies = {id(value): value.clone() for node, value in values.items() if node.op != "get_attr" and torch.is_tensor(value)}
-    return {node: copies.get(id(value), value) if node.op != "get_attr" else value for node, value in values.items()}

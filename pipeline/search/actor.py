@@ -14,6 +14,7 @@ from pipeline.networks.shrink import Choice, apply_choice
 from pipeline.networks.units import Unit, Units
 from pipeline.search import statistics
 from pipeline.search.artifacts import load_choice
+from pipeline.search.computing import compute_exactly, within_memory
 from pipeline.search.question import Answer, Commit, Question
 from pipeline.search.walk import Walk
 
@@ -38,13 +39,6 @@ class Bench:
     folder: Path
     device: torch.device
     seed: int | None
-
-
-def compute_exactly(threads: int) -> None:
-    """Set torch's switches so that sums come out the same every time, and in full float32, in which picks are compared."""
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 class Actor:
@@ -77,17 +71,9 @@ class Actor:
     def answer(self, question: Question) -> Answer:
         """The sums of one question. Raises Failed naming the settings when the block does not fit memory."""
         self._catch_up(question.committed)
-        try:
-            with torch.inference_mode():
-                return STATISTICS[question.statistic](self, question)
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
-                raise
-            place, reason = question.unit or question.statistic, str(error).partition("\n")[0] or type(error).__name__
-            raise Failed(
-                f"unit {place}: a block does not fit memory ({reason}); "
-                "lower scoring.batch, scoring.block_candidates or scoring.block_samples"
-            ) from error
+        place = f"unit {question.unit or question.statistic}"
+        with within_memory(place, "scoring.batch, scoring.block_candidates or scoring.block_samples"), torch.inference_mode():
+            return STATISTICS[question.statistic](self, question)
 
     @torch.inference_mode()
     def go_ahead(self, samples: tuple[int, int]) -> None:

@@ -1,9 +1,20 @@
 """Which output positions of each image a Gram matrix is summed over: drawn by name, a whole batch at once."""
 
+import math
+
 import numpy as np
 import torch
 
 from pipeline.config.digests import number
+from pipeline.search.columns import output_shape
+
+
+def positions_read(consumer, read: torch.Tensor, wanted: int | None, seed: int | None, name: str, first: int) -> torch.Tensor | None:
+    """`wanted` output positions of each image that a layer reads, on its device: (images, wanted); None where it has no more or all are wanted."""
+    each = math.prod(output_shape(consumer, read)[1:-1])
+    if wanted is None or each <= wanted:
+        return None
+    return drawn_positions(seed, name, first, len(read), each, wanted).to(read.device)
 
 
 def drawn_positions(seed: int | None, unit: str, first: int, images: int, each: int, wanted: int) -> torch.Tensor:

@@ -1,16 +1,16 @@
 """The statistics an actor knows; each maps (actor, question) to additive float64 sums. A new one touches no cluster code."""
 
 import copy
-import math
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from pipeline.networks.graph import copied
 from pipeline.networks.shrink import Choice, apply_choice, neuron_columns, reader_columns
 from pipeline.search.artifacts import load_choice
 from pipeline.search.columns import as_output, input_columns, output_shape
-from pipeline.search.positions import drawn_positions
+from pipeline.search.positions import positions_read
 from pipeline.search.products import Products
 from pipeline.search.question import Answer
 from pipeline.search.walk import sliced
@@ -110,7 +110,7 @@ def _folded(actor, unit, question, prefix) -> torch.Tensor:
             kept = list(range(unit.width))
         network = copy.deepcopy(actor.shrunk)
         apply_choice(network, unit, Choice(tuple(kept), torch.tensor(gates, dtype=torch.float64)), behind=True)
-        values = sliced(actor.bench.units.graph, _copied(prefix[0]), unit, kept)
+        values = sliced(actor.bench.units.graph, copied(prefix[0]), unit, kept)
         logits.append(actor.bench.units.graph.finish(network, values, unit.hold))
     return torch.cat(logits)
 
@@ -127,9 +127,9 @@ def divergence(actor, question) -> Answer:
     for batch in actor.bench.stream.block(*question.samples):
         values, at = graph.begin(batch.images.to(actor.bench.device))
         values = graph.run(actor.dense, values, at, start)
-        expected = graph.finish(actor.dense, _copied(values), start).double().log_softmax(1)
+        expected = graph.finish(actor.dense, copied(values), start).double().log_softmax(1)
         for number, network in enumerate(networks):
-            found = graph.finish(network, _copied(values), start).double().log_softmax(1)
+            found = graph.finish(network, copied(values), start).double().log_softmax(1)
             sums[number] += float(functional.kl_div(found, expected, reduction="sum", log_target=True))
         count += len(batch.labels)
     return Answer({"divergence": sums}, count)
@@ -194,26 +194,18 @@ def _prefix(actor, unit, picks, batch):
 def _rows(actor, unit, number, read, place) -> torch.Tensor:
     """A consumer's input columns; with `scoring.positions` only that many positions per image, drawn by name."""
     consumer, wanted = actor.dense.get_submodule(unit.consumers[number].path), actor.bench.scoring.positions
-    each = math.prod(output_shape(consumer, read)[1:-1])
-    if wanted is None or each <= wanted:
-        return input_columns(consumer, read)
-    return input_columns(consumer, read, drawn_positions(actor.bench.seed, unit.name, place, len(read), each, wanted).to(read.device))
+    return input_columns(consumer, read, positions_read(consumer, read, wanted, actor.bench.seed, unit.name, place))
 
 
 def entering(graph, network, unit, values) -> list[torch.Tensor]:
     """What each consumer of a unit reads, from the values at the unit's hold, which stay as they are."""
     if unit.is_plain:
         return [_entering(graph, values, unit.hold)]
-    found, at, values = [], unit.hold, _copied(values)
+    found, at, values = [], unit.hold, copied(values)
     for reader in unit.consumers:
         values, at = graph.run(network, values, at, reader.cut), reader.cut
         found.append(_entering(graph, values, at).clone())
     return found
-
-
-def _copied(values: dict) -> dict:
-    """Copies, for steps in place; a network's own parameters, which no step may change, as they are."""
-    return {node: value if node.op == "get_attr" else value.clone() for node, value in values.items()}
 
 
 def _entering(graph, values, cut) -> torch.Tensor:

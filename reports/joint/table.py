@@ -21,7 +21,7 @@ def cells() -> dict[tuple, dict[str, dict]]:
 
 
 def interval(differences: list[float]) -> str:
-    mean, half = statistics.mean(differences), 0.0
+    mean = statistics.mean(differences)
     if len(differences) not in T95:
         return f"{mean:+.2f} (n = {len(differences)})"
     half = T95[len(differences)] * statistics.stdev(differences) / len(differences) ** 0.5

@@ -63,12 +63,18 @@ def test_what_cannot_work_is_refused_before_anything_is_written(small_config, tm
     assert not (tmp_path / "runs").exists()
 
 
-def test_dry_run_prints_the_script_and_reads_the_config_from_a_pipe(small_config, tmp_path):
-    pipe = tmp_path / "pipe"
+def piped(config: Path, place: Path) -> Path:
+    """A pipe that gives a config's text once."""
+    pipe = place / "pipe"
     os.mkfifo(pipe)
     if not os.fork():
-        pipe.write_text(small_config.read_text())
+        pipe.write_text(config.read_text())
         os._exit(0)
+    return pipe
+
+
+def test_dry_run_prints_the_script_and_reads_the_config_from_a_pipe(small_config, tmp_path):
+    pipe = piped(small_config, tmp_path)
     done = run_gfs("submit", "slurm", "-c", pipe, "--dry-run", GFS_SITE=site_of(tmp_path))
     assert done.returncode == 0 and done.stdout.startswith("#!/bin/bash\n"), done.stderr
     assert not (tmp_path / "runs").exists()
@@ -86,11 +92,7 @@ def site_of(place: Path) -> str:
 
 
 def test_a_group_whose_config_is_read_from_a_pipe_is_planned_from_what_was_read(small_config, tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    if not os.fork():
-        pipe.write_text(small_config.read_text())
-        os._exit(0)
+    pipe = piped(small_config, tmp_path)
     assert len(plan(pipe, LISTS).group.runs) == 2
 
 
