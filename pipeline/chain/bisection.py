@@ -11,7 +11,6 @@ from pipeline.chain.selecting import selecting
 from pipeline.chain.sources import Dense, splits_of
 from pipeline.chain.target import target_of, units_and_cost
 from pipeline.config.errors import BadInput
-from pipeline.config.settings import budget_target
 from pipeline.data.streams import validation_order
 from pipeline.networks.saved import WEIGHTS as MODEL
 from pipeline.stages.store import Done, Stage

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.config.errors import BadInput, Stopped
 from pipeline.stages.command import command_of
-from pipeline.stages.groups import GROUP, read_names, run_state
+from pipeline.stages.groups import GROUP, read_names
 from pipeline.stages.lock import is_live, read_holder
 from pipeline.stages.status import GroupStatus, open_status
 from pipeline.submit.submission import JOB
