@@ -95,6 +95,8 @@ def test_a_duplicate_key_in_the_file_is_named_with_its_line(small_config):
     (["run"], ["-c/--config"]),
     (["run", "-c", "{tmp}/none.yaml", "--until", "data", "--unknown"], ["--unknown"]),
     (["shards"], ["VERB"]),
+    (["bench", "data", "--images", "0"], ["--images", "'0'", "8 or more"]),
+    (["bench", "selection", "--images", "few"], ["--images", "'few'", "8 or more"]),
     (["shards", "make", "{tmp}"], ["destination"]),
     (["status", "{tmp}"], ["{tmp}", "no run or group directory"]),
     (["shards", "verify", "{tmp}"], ["{tmp}", "gfs shards make"]),
