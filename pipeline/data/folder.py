@@ -83,7 +83,7 @@ def _images(folder: Path) -> list[Path]:
             raise BadInput(f"{entry}: is a folder inside a class folder; put its images into {folder.name}/ itself or remove it")
         suffix = _suffix(entry)
         if suffix in OTHER_IMAGES:
-            raise BadInput(f"{entry}: {suffix} images are not read; convert it to png (or {', '.join(IMAGE_SUFFIXES)}) or remove it")
+            raise BadInput(f"{entry}: {suffix} images are not read; convert it to one of {', '.join(IMAGE_SUFFIXES)}, or remove it")
         if suffix not in IMAGE_SUFFIXES:
             continue
         if not entry.is_file():

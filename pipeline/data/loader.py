@@ -61,7 +61,7 @@ def _labels(parts, count: int, selector: str) -> torch.Tensor:
         label = torch.as_tensor(parts[1]).cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"loader: labels cannot be read ({error}); give one integer per image") from error
-    if label.is_floating_point() or label.shape != (count,) or (count and int(label.min()) < 0):
+    if label.is_floating_point() or label.is_complex() or label.shape != (count,) or (count and int(label.min()) < 0):
         raise BadInput(f"loader: labels are {label.dtype} of shape {tuple(label.shape)} for {count} images; give one integer per image, from 0")
     return label.long()
 

@@ -78,7 +78,7 @@ def cut(place):
     (lambda place: (place / "x.png").write_text("a picture"), "x.png: is no whole JPEG, PNG, WEBP image (cannot identify image file)"),
     (cut, "x.jpg: is no whole JPEG, PNG, WEBP image (image file is truncated"),
     (saved(Image.fromarray(RAMP), "x.png", format="TIFF"), "x.png: is no whole JPEG, PNG, WEBP image"),
-    (saved(ramp("I;16"), "x.tiff"), "x.tiff: tiff images are not read; convert it to png"),
+    (saved(ramp("I;16"), "x.tiff"), "x.tiff: tiff images are not read; convert it to one of"),
     (saved(ramp("L"), "x.gif"), "x.gif: gif images are not read; convert it"),
     (saved(Image.new("RGBA", (28, 28), (0, 0, 0, 128)), "x.png"), "x.png: has transparent pixels, whose colour nobody sees"),
     (saved(Image.new("LA", (28, 28), (0, 0)), "x.png"), "x.png: has transparent pixels"),

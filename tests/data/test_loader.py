@@ -33,7 +33,7 @@ def test_images_that_cannot_be_used_are_named(loader, line):
 
 @pytest.mark.parametrize("labels, line", [
     ({"label": Y}, "labels cannot be read"), (None, r"selector 'loss' needs \(batch, label\) pairs"),
-    (Y.float(), "labels are torch.float32 of shape"),
+    (Y.float(), "labels are torch.float32 of shape"), (Y.to(torch.complex64), "labels are torch.complex64 of shape"),
     (Y[:2], r"of shape \(2,\) for 4 images"), (torch.eye(4).long(), r"of shape \(4, 4\) for 4 images"), (Y - 1, "one integer per image, from 0"),
 ])  # fmt: skip
 def test_labels_that_cannot_be_used_are_named(labels, line):
